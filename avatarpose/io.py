@@ -107,7 +107,8 @@ def read_json(path: Path | str, keys: Iterable[str] = ()) -> dict[str, Any]:
     except FileNotFoundError:
         raise InputError("no such file", file=path) from None
     except json.JSONDecodeError as error:
-        raise InputError(f"malformed JSON at line {error.lineno}, column {error.colno}", file=path, found=error.msg) from error
+        place = f"line {error.lineno}, column {error.colno}"
+        raise InputError(f"malformed JSON at {place}", file=path, found=error.msg) from error
     except UnicodeDecodeError as error:
         raise InputError("not text", file=path, expected="UTF-8", found=error.reason) from error
     except OSError as error:
@@ -143,7 +144,7 @@ def write_image(path: Path | str, image: np.ndarray, quality: int = 95) -> None:
 def read_image(path: Path | str, grey: bool = False) -> np.ndarray:
     """Reads a whole image: (H, W, 3) RGB, or (H, W) if `grey`, uint8.
 
-    OpenCV fills the missing part of a truncated JPEG with grey and reports nothing, so the end marker is looked for first.
+    OpenCV fills the missing part of a truncated JPEG with grey and reports nothing, so the end marker is looked for.
 
     Raises:
         InputError: the file is absent, truncated, or not an image OpenCV can read.
@@ -168,8 +169,8 @@ def read_image(path: Path | str, grey: bool = False) -> np.ndarray:
 
 def _is_truncated(data: bytes) -> bool:
     if data.startswith(_JPEG_START):
-        # 0xFF inside a scan is always followed by 0x00 or a restart marker, so neither marker can occur by accident, and
-        # an embedded thumbnail lies before the main image's scan.
+        # 0xFF inside a scan is always followed by 0x00 or a restart marker, so neither marker can occur by accident,
+        # and an embedded thumbnail lies before the main image's scan.
         return data.rfind(_JPEG_END) < data.rfind(_JPEG_SCAN) or _JPEG_SCAN not in data
     if data.startswith(_PNG_START):
         return _PNG_END not in data[-16:]
@@ -178,5 +179,8 @@ def _is_truncated(data: bytes) -> bool:
 
 def sha256(path: Path | str) -> str:
     """SHA-256 of a file's bytes, in hexadecimal."""
+    digest = hashlib.sha256()
     with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()

@@ -42,7 +42,7 @@ class Joints3D:
     """
 
     people: list[str]
-    frames: Int[np.ndarray, "frames"]
+    frames: Int[np.ndarray, " frames"]
     keypoints: Float[np.ndarray, "people frames 17 3"]
     scores: Float[np.ndarray, "people frames 17"]
     valid: Bool[np.ndarray, "people frames"]
@@ -97,7 +97,7 @@ class Bodies:
     """
 
     people: list[str]
-    frames: Int[np.ndarray, "frames"]
+    frames: Int[np.ndarray, " frames"]
     fps: float
     betas: Float[np.ndarray, "people 10"]
     poses: Float[np.ndarray, "people frames 72"]
@@ -137,9 +137,7 @@ class Bodies:
         p, f = _counts(path, data)
         shapes = {"fps": (), "betas": (p, 10), "poses": (p, f, 72), "trans": (p, f, 3), "body": (2,)}
         _check(path, data, {**shapes, "joints": (p, f, 24, 3), "keypoints": (p, f, 17, 3), "valid": (p, f)})
-        floats = {
-            name: data[name].astype(np.float32) for name in ("betas", "poses", "trans", "joints", "keypoints")
-        }
+        floats = {name: data[name].astype(np.float32) for name in ("betas", "poses", "trans", "joints", "keypoints")}
         return cls(
             people=[str(name) for name in data["people"]],
             frames=data["frames"].astype(np.int64),
