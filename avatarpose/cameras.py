@@ -85,8 +85,13 @@ def _newton_step(root: Tensor, dist: Tensor, target: Tensor) -> Tensor:
     return torch.stack(((yy * ex - mixed * ey) / determinant, (xx * ey - mixed * ex) / determinant), dim=-1)
 
 
+def _rotate(R: Tensor, vectors: Tensor) -> Tensor:
+    # A broadcast matmul would copy R for every vector and run one tiny product each.
+    return (R * vectors[..., None, :]).sum(-1)
+
+
 def _to_pixels(xy: Tensor, K: Tensor) -> Tensor:
-    return (K[..., :2, :2] @ xy[..., None])[..., 0] + K[..., :2, 2]
+    return _rotate(K[..., :2, :2], xy) + K[..., :2, 2]
 
 
 def _to_normalised(pixels: Tensor, K: Tensor) -> Tensor:
@@ -110,10 +115,10 @@ def project_points(
         dist: OpenCV's [k1, k2, p1, p2, k3]; None for an ideal lens.
 
     Returns:
-        Pixels (of the distorted image) and depth along the optical axis in metres. Where depth is below `LEAST_DEPTH` the
-        point has no image; the pixels are finite there and mean nothing.
+        Pixels (of the distorted image) and depth along the optical axis in metres. Where depth is below `LEAST_DEPTH`
+        the point has no image; the pixels are finite there and mean nothing.
     """
-    camera = (R @ points[..., None])[..., 0] + t
+    camera = _rotate(R, points) + t
     depth = camera[..., 2]
     safe = torch.where(depth > LEAST_DEPTH, depth, torch.ones_like(depth))
     xy = camera[..., :2] / safe[..., None]
@@ -140,9 +145,9 @@ def pixel_rays(
     if dist is not None:
         xy = undistort(xy, dist)
     camera = torch.cat((xy, torch.ones_like(xy[..., :1])), dim=-1)
-    direction = (R.mT @ camera[..., None])[..., 0]
+    direction = _rotate(R.mT, camera)
     direction = direction / direction.norm(dim=-1, keepdim=True)
-    return -(R.mT @ t[..., None])[..., 0].expand_as(direction), direction
+    return -_rotate(R.mT, t).expand_as(direction), direction
 
 
 @dataclass(frozen=True)
@@ -186,10 +191,10 @@ class Cameras:
     def load(cls, path: Path | str) -> Cameras:
         """Reads cameras.json.
 
-        `width`, `height` and `K` of the file are those of the calibrated image. An entry `"crop": [left, top]` says that
-        the images on disk start at its pixel (left, top): the principal point moves by (-left, -top) and the size shrinks
-        by (left, top). What is cut at the right and bottom is not written down; `Sequence` takes it from the images. What
-        this class holds, and `save` writes, is the image on disk, without a crop.
+        `width`, `height` and `K` of the file are those of the calibrated image. An entry `"crop": [left, top]` says
+        that the images on disk start at its pixel (left, top): the principal point moves by (-left, -top) and the size
+        shrinks by (left, top). What is cut at the right and bottom is not written down; `Sequence` takes it from the
+        images. What this class holds, and `save` writes, is the image on disk, without a crop.
 
         Raises:
             InputError: malformed JSON, no camera, a missing or misshapen entry, NaN, a matrix that is no rotation or no
@@ -282,7 +287,7 @@ class Cameras:
     @property
     def centres(self) -> Float[Tensor, "cameras 3"]:
         """Optical centres, metres, world."""
-        return -(self.R.mT @ self.t[..., None])[..., 0]
+        return -_rotate(self.R.mT, self.t)
 
     @property
     def T_cam_world(self) -> Float[Tensor, "cameras 4 4"]:
@@ -305,7 +310,7 @@ class Cameras:
 
     def project(
         self, points: Float[Tensor, "*batch 3"]
-    ) -> tuple[Float[Tensor, "cameras *batch 2"], Float[Tensor, "cameras *batch"]]:
+    ) -> tuple[Float[Tensor, "cameras *batch 2"], Float[Tensor, " cameras *batch"]]:
         """Projects points, metres, world, into every camera; see `project_points` for what is returned."""
         return project_points(points, **self._batched(points.ndim - 1))
 
@@ -335,11 +340,11 @@ class Cameras:
             radii.append(min(squares) ** 0.5 if squares else float("inf"))
         return torch.tensor(radii, dtype=self.K.dtype, device=self.K.device)
 
-    def sees(self, points: Float[Tensor, "*batch 3"], margin: float = 0.0) -> Bool[Tensor, "cameras *batch"]:
-        """Whether each point falls in each image, `margin` pixels or more inside its border (occlusion not considered)."""
+    def sees(self, points: Float[Tensor, "*batch 3"], margin: float = 0.0) -> Bool[Tensor, " cameras *batch"]:
+        """Whether each point falls in each image, `margin` pixels or more inside its border; occlusion is ignored."""
         pixels, depth = self.project(points)
         fields = self._batched(points.ndim - 1)
-        camera = (fields["R"] @ points[..., None])[..., 0] + fields["t"]
+        camera = _rotate(fields["R"], points) + fields["t"]
         shape = (len(self),) + (1,) * (points.ndim - 1)
         radius = camera[..., :2].norm(dim=-1) / depth.clamp_min(LEAST_DEPTH)
         seen = (depth > LEAST_DEPTH) & (radius < self.turning_radius.reshape(shape))
@@ -379,7 +384,7 @@ def undistort_image(
 def _read_entry(path: Path, name: str, entry: Any) -> dict[str, Any]:
     """One camera of cameras.json, checked, with its crop taken into K and size."""
     if not isinstance(entry, Mapping):
-        raise InputError("not an object", file=path, camera=name, expected="{K, R, t, dist, width, height}", found=entry)
+        raise InputError("not an object", file=path, camera=name, expected="{K, R, t, width, height}", found=entry)
     for key in ("K", "R", "t", "width", "height"):
         if key not in entry:
             raise InputError(f"lacks {key}", file=path, camera=name, expected=key, found=", ".join(entry))
@@ -426,6 +431,6 @@ def _array(path: Path, name: str, entry: Mapping[str, Any], key: str, shape: tup
 
 def _size(path: Path, name: str, entry: Mapping[str, Any], key: str) -> int:
     value = entry[key]
-    if isinstance(value, bool) or not isinstance(value, int | float) or not value >= 1 or value != int(value):
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 1 <= value < 1e6 or value % 1:
         raise InputError(f"impossible {key}", file=path, camera=name, expected="a whole number of pixels", found=value)
     return int(value)
