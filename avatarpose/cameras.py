@@ -383,6 +383,8 @@ def undistort_image(
 
 def _read_entry(path: Path, name: str, entry: Any) -> dict[str, Any]:
     """One camera of cameras.json, checked, with its crop taken into K and size."""
+    if not name or name.startswith(".") or "/" in name or "\\" in name:
+        raise InputError("impossible camera name", file=path, camera=name, expected="a name that can be a folder's")
     if not isinstance(entry, Mapping):
         raise InputError("not an object", file=path, camera=name, expected="{K, R, t, width, height}", found=entry)
     for key in ("K", "R", "t", "width", "height"):

@@ -3,11 +3,11 @@
 Layout: `sequence.json`, `cameras.json`, `images/<camera>/<frame>.jpg|png` or `videos/<camera>.mp4`, `masks/<camera>/
 <frame>.png` and `<frame>_<person>.png`, `keypoints2d/<camera>.npz`, `results/`.
 
-Time. Frame numbers count on the common clock, which runs at the sequence's fps. A camera that declares `offset` or `fps`
-in cameras.json runs on its own clock: the common frame f is its own frame `f * fps_camera / fps + offset`. Its images and
-masks are numbered by its own frames, and the nearest one is taken; its 2D keypoints have one row per own frame and are
-interpolated linearly in time, after the detections of the two neighbouring frames have been paired. Only common frames
-that every chosen camera saw are part of the sequence.
+Time. Frame numbers count on the common clock, which runs at the sequence's fps. A camera that declares `offset` or
+`fps` in cameras.json runs on its own clock: the common frame f is its own frame `f * fps_camera / fps + offset`. Its
+images and masks are numbered by its own frames, and the nearest one is taken; its 2D keypoints have one row per own
+frame and are interpolated linearly in time, after the detections of the two neighbouring frames have been paired. Only
+common frames that every chosen camera saw are part of the sequence.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from typing import Any, NoReturn
 
 import numpy as np
 from jaxtyping import Float, UInt8
-from scipy.optimize import linear_sum_assignment
 
 from avatarpose.cameras import Cameras
 from avatarpose.errors import InputError
-from avatarpose.io import read_image, read_json, read_npz
+from avatarpose.io import read_image, read_json
+from avatarpose.keypoints2d import interpolate_detections, read_keypoints
 from avatarpose.video import VideoReader
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
@@ -142,7 +142,7 @@ class Sequence:
     # ---- what is there ----
 
     @property
-    def up_vector(self) -> Float[np.ndarray, "3"]:
+    def up_vector(self) -> Float[np.ndarray, " 3"]:
         """Unit vector pointing up, world."""
         return np.array(_UP_VECTORS[self.up])
 
@@ -163,12 +163,11 @@ class Sequence:
 
     def own_time(self, c: int) -> Float[np.ndarray, " frames"]:
         """The chosen frames on the clock of camera c, in that camera's frames; fractional where it says so."""
-        fps = float(self.cameras.fps[c])
-        return self.frames * (1.0 if np.isnan(fps) else fps / self.fps) + float(self.cameras.offset[c])
+        return self._to_own(c, self.frames)
 
     def own_frame(self, c: int, f: int) -> int:
         """Number of the image of camera c that is nearest to frame f."""
-        return int(np.floor(self.own_time(c)[f] + 0.5))
+        return int(np.floor(self._to_own(c, self.frames[f]) + 0.5))
 
     def image_path(self, c: int, f: int) -> Path | None:
         """The image file of camera c for frame f; None if the camera has a video or nothing."""
@@ -199,7 +198,7 @@ class Sequence:
     def image_and_passed(
         self, c: int, f: int, passed: Callable[[int, UInt8[np.ndarray, "height width 3"]], None] | None
     ) -> UInt8[np.ndarray, "height width 3"]:
-        """As `image`; `passed(number, image)` gets the frames of the camera's own clock a video decoder went through."""
+        """As `image`; `passed` gets number (own clock) and image of each frame that a video is decoded through."""
         if not self._sources:
             raise InputError("no images", file=self.folder, expected="a folder images/ or videos/")
         source = self._sources[c]
@@ -274,12 +273,13 @@ class Sequence:
         images, videos = self.folder / "images", self.folder / "videos"
         if not images.is_dir() and not videos.is_dir():
             return
+        files = sorted(videos.iterdir()) if videos.is_dir() else []
+        found = {path.stem: path for path in files if path.suffix.lower() in VIDEO_SUFFIXES}
         for camera in self.cameras.names:
-            files = [path for path in sorted(videos.glob(f"{camera}.*")) if path.suffix.lower() in VIDEO_SUFFIXES]
             if (images / camera).is_dir():
                 self._sources.append(_list_images(images / camera))
-            elif files:
-                self._sources.append(VideoReader(files[0]))
+            elif camera in found:
+                self._sources.append(VideoReader(found[camera]))
             else:
                 expected = f"images/{camera}/ or videos/{camera}.mp4"
                 raise InputError("camera has no images", file=self.folder, camera=camera, expected=expected)
@@ -345,6 +345,10 @@ class Sequence:
 
     # ---- small things ----
 
+    def _to_own(self, c: int, frames: np.ndarray) -> np.ndarray:
+        fps = float(self.cameras.fps[c])
+        return frames * (1.0 if np.isnan(fps) else fps / self.fps) + float(self.cameras.offset[c])
+
     def _has_own_clock(self, c: int) -> bool:
         return float(self.cameras.offset[c]) != 0 or not bool(self.cameras.fps[c].isnan())
 
@@ -367,70 +371,10 @@ class Sequence:
         )  # fmt: skip
 
     def _read_keypoints(self, c: int) -> Float[np.ndarray, "frames detections 17 3"]:
-        path, camera = self.keypoints_path(c), self.cameras.names[c]
-        if not path.is_file():
-            raise InputError("camera has no 2D keypoints", file=path, camera=camera, expected=f"keypoints2d/{path.name}")
-        rows = read_npz(path, ("keypoints",))["keypoints"]
-        if rows.ndim != 4 or rows.shape[2:] != (17, 3) or rows.dtype.kind != "f":
-            raise InputError(
-                "keypoints have the wrong shape or type", file=path, camera=camera,
-                expected="floats (frames, detections, 17, 3)", found=f"{rows.dtype} {rows.shape}",
-            )  # fmt: skip
-        if np.isinf(rows).any():
-            frame = int(np.argwhere(np.isinf(rows))[0, 0])
-            raise InputError("keypoints are infinite", file=path, camera=camera, frame=frame, expected="numbers or NaN")
         own_clock = self._has_own_clock(c)
-        count = len(self._sources[c]) if own_clock and self._sources else self._total
-        if len(rows) != count and not (own_clock and not self._sources):
-            raise InputError(
-                "different frame counts", file=path, camera=camera, expected=f"{count} frames", found=len(rows)
-            )
-        times = self.own_time(c)
-        return interpolate_detections(rows, times) if own_clock else rows[self.frames].astype(np.float32)
-
-
-def interpolate_detections(
-    rows: Float[np.ndarray, "own_frames detections 17 3"], times: Float[np.ndarray, " frames"]
-) -> Float[np.ndarray, "frames detections 17 3"]:
-    """2D detections between a camera's own frames, linear in time.
-
-    Rows carry no identity, so the detections of the two neighbouring frames are first paired by the least mean distance of
-    their common joints (three or more, and on average within half the size of the detection). Joints seen in both frames
-    are interpolated; all else is as in the nearer frame. Times before the first and after the last frame, by more than
-    half a frame, give NaN.
-
-    Args:
-        rows: x, y, score per own frame.
-        times: in own frames, counted from 0.
-    """
-    result = np.full((len(times), *rows.shape[1:]), np.nan, np.float32)
-    for i, time in enumerate(times):
-        near = int(np.floor(time + 0.5))
-        if not 0 <= near < len(rows):
-            continue
-        result[i] = rows[near]
-        far = near + (1 if time > near else -1)
-        weight = abs(time - near)
-        if weight < 1e-6 or not 0 <= far < len(rows):
-            continue
-        for a, b in _pair_detections(rows[near, ..., :2], rows[far, ..., :2]):
-            mixed = (1 - weight) * rows[near, a] + weight * rows[far, b]
-            result[i, a] = np.where(np.isnan(mixed), rows[near, a], mixed)
-    return result
-
-
-def _pair_detections(first: np.ndarray, second: np.ndarray) -> list[tuple[int, int]]:
-    distance = np.linalg.norm(first[:, None] - second[None], axis=-1)
-    common = np.isfinite(distance)
-    count = common.sum(-1)
-    mean = np.where(common, distance, 0).sum(-1) / np.maximum(count, 1)
-    low = np.where(np.isnan(first), np.inf, first).min(1)
-    high = np.where(np.isnan(first), -np.inf, first).max(1)
-    size = np.linalg.norm(np.maximum(high - low, 0), axis=-1)
-    near = (count >= 3) & (mean <= 0.5 * size[:, None])
-    far = 1e9
-    pairs = zip(*linear_sum_assignment(np.where(near, mean, far)), strict=True)
-    return [(int(a), int(b)) for a, b in pairs if near[a, b]]
+        count = len(self._sources[c]) if own_clock and self._sources else None if own_clock else self._total
+        rows = read_keypoints(self.keypoints_path(c), self.cameras.names[c], count)
+        return interpolate_detections(rows, self.own_time(c)) if own_clock else rows[self.frames]
 
 
 def _read_header(path: Path) -> dict[str, Any]:
@@ -479,7 +423,7 @@ def _list_images(folder: Path) -> dict[int, Path]:
         if path.name.startswith(".") or path.suffix.lower() not in IMAGE_SUFFIXES:
             continue
         if not path.stem.isascii() or not path.stem.isdigit():
-            raise InputError("image is not named by its frame", file=path, expected="such as 000000.jpg", found=path.name)
+            raise InputError("image is not named by its frame", file=path, expected="a name such as 000000.jpg")
         number = int(path.stem)
         if number in images:
             raise InputError(

@@ -76,7 +76,7 @@ class VideoReader:
         with self._lock:
             if self._last is None or self._last[0] != index:
                 self._last = (index, self._decode(index, passed))
-            return self._last[1]
+            return self._last[1].copy()
 
     def close(self) -> None:
         """Frees the decoder; the next `read` opens it again."""
