@@ -66,9 +66,10 @@ def read_npz(path: Path | str, keys: Iterable[str] | None = None) -> dict[str, n
     """
     path = Path(path)
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            if not isinstance(archive, np.lib.npyio.NpzFile):
-                raise InputError("not an .npz archive", file=path, expected="an archive of arrays", found="one array")
+        archive = np.load(path, allow_pickle=False)
+        if not isinstance(archive, np.lib.npyio.NpzFile):
+            raise InputError("not an archive of arrays", file=path, expected=".npz", found="a single array")
+        with archive:
             wanted = list(archive.files if keys is None else keys)
             absent = [key for key in wanted if key not in archive.files]
             if absent:
