@@ -61,7 +61,10 @@ class GridLayout:
 def grid_layout(
     levels: int, features: int, log2_table: int, base_resolution: int, finest_resolution: int
 ) -> GridLayout:
-    """Lay out the levels: N_l = floor(N_min b^l), b = (N_max / N_min)^(1 / (levels - 1)) (Eq. 2 and 3).
+    """Lay out the levels: N_l = N_min b^l, b = (N_max / N_min)^(1 / (levels - 1)) (Eq. 2 and 3).
+
+    N_l is rounded to the nearest whole number where the paper rounds down: a finest resolution that was itself rounded
+    (7,006 for 16 x 1.5^15) then gives the levels it came from (24, 36, 54, ...).
 
     Raises:
         ValueError: a number is below 1, or the finest resolution below the base.
@@ -72,8 +75,7 @@ def grid_layout(
             f"least base_resolution; got {levels}, {features}, {log2_table}, {base_resolution}, {finest_resolution}"
         )
     growth = (finest_resolution / base_resolution) ** (1 / (levels - 1)) if levels > 1 else 1.0
-    # The small term keeps the finest level from losing a cell to rounding.
-    resolutions = tuple(math.floor(base_resolution * growth**level + 1e-6) for level in range(levels))
+    resolutions = tuple(round(base_resolution * growth**level) for level in range(levels))
     corners = [(resolution + 1) ** 3 for resolution in resolutions]
     dense = tuple(count <= 2**log2_table for count in corners)
     offsets = [0]
@@ -150,47 +152,52 @@ def level_window(detail: float, levels: int, coarse: int = 1) -> Float[Tensor, "
 
 
 @functools.cache
-def _warp_trouble(device_type: str) -> str | None:
-    """Why Warp cannot be used on this kind of device, or None where it can. Compiles and runs a kernel once."""
+def _warp_trouble(device_type: str, features: int = 4) -> str | None:
+    """Why Warp cannot be used on this kind of device, or None where it can. Compiles and runs the kernels once."""
     if importlib.util.find_spec("warp") is None:
         return "package warp-lang is not installed"
+    if device_type == "cuda" and not torch.cuda.is_available():
+        return "torch finds no CUDA device"
     try:
         from renderer import hash_grid_warp
 
-        hash_grid_warp.check(torch.device(device_type))
+        hash_grid_warp.check(torch.device(device_type), features)
     except Exception as error:  # a broken driver, compiler cache or wheel shows itself in many ways
         return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no message'}"
     return None
 
 
 def available_backends(device: torch.device | str = "cpu") -> dict[str, str]:
-    """What can compute the hash grid on a device, best first, each with a sentence that says why.
+    """What computes the hash grid on a device, each with a sentence that says why.
 
-    The first is what `implementation="auto"` takes in float32. Warp's line says what is wrong where it cannot be used;
-    it then comes last. May compile a kernel (a few seconds, once on a machine).
+    The first is what `implementation="auto"` takes in float32. Where Warp cannot be used, its sentence says what is
+    wrong and it comes last. May compile the kernels (a few seconds, once on a machine).
     """
     device = torch.device(device)
-    plain = "plain torch: runs everywhere, the specification, and the only one in double precision"
+    plain = "runs everywhere; the specification, and what computes in double precision"
     trouble = _warp_trouble(device.type)
     if trouble is None:
-        import warp
-
-        return {"warp": f"warp {warp.config.version} kernels run on {device.type} and are faster", "torch": plain}
+        return {"warp": f"its kernels work on {device.type}, agree with plain torch and are faster", "torch": plain}
     return {"torch": plain, "warp": f"not usable on {device.type}: {trouble}"}
 
 
 @functools.cache
-def _choose(implementation: Implementation, device_type: str) -> str:
-    """The implementation to use in float32, told once in the log."""
+def _choose(implementation: Implementation, device_type: str, features: int) -> str:
+    """What computes in float32."""
     if implementation == "torch":
         return "torch"
-    trouble = _warp_trouble(device_type)
+    trouble = _warp_trouble(device_type, features)
     if trouble is not None and implementation == "warp":
         raise RuntimeError(f"hash grid: warp was asked for but cannot be used on {device_type}: {trouble}")
-    chosen = "torch" if trouble is not None else "warp"
+    chosen = "warp" if trouble is None else "torch"
     if implementation == "auto":
-        logger.info("hash grid on %s: %s (%s)", device_type, chosen, trouble or "warp works here and is faster")
+        _announce(device_type, chosen, trouble or "its kernels work here and are faster")
     return chosen
+
+
+@functools.cache
+def _announce(device_type: str, chosen: str, reason: str) -> None:
+    logger.info("hash grid on %s: %s (%s)", device_type, "Warp" if chosen == "warp" else "plain torch", reason)
 
 
 class HashGrid(nn.Module):
@@ -228,7 +235,7 @@ class HashGrid(nn.Module):
         """
         if self.table.dtype != torch.float32:
             return "torch"
-        return _choose(self.implementation, self.table.device.type)
+        return _choose(self.implementation, self.table.device.type, self.layout.features)
 
     def forward(
         self,
