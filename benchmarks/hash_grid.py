@@ -1,6 +1,6 @@
 """Time the hash-grid encoding in plain torch and in Warp, and give the ratio.
 
-    OMP_WAIT_POLICY=PASSIVE python benchmarks/hash_grid.py --points 15000 60000 --device cpu
+    OMP_WAIT_POLICY=PASSIVE python -m benchmarks.hash_grid --points 15000 60000 --device cpu
 
 Points lie near the surface of a cylinder of a person's size, in the order in which rays would visit it. Both
 implementations take turns in one process, so that a busy neighbour slows both; medians of the repeats.
@@ -11,7 +11,9 @@ from __future__ import annotations
 import math
 import statistics
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 import tyro
@@ -47,7 +49,7 @@ def body_points(count: int, device: str) -> torch.Tensor:
     return (metres / 2.4 + 0.5).to(device)
 
 
-def seconds(call, device: str) -> float:
+def seconds(call: Callable[[], None], device: str) -> float:
     if device == "cuda":
         torch.cuda.synchronize()
     start = time.perf_counter()
@@ -57,7 +59,7 @@ def seconds(call, device: str) -> float:
     return time.perf_counter() - start
 
 
-def compare(calls: dict[str, object], settings: Settings) -> dict[str, float]:
+def compare(calls: dict[str, Callable[[], None]], settings: Settings) -> dict[str, float]:
     """Median milliseconds of each call, the calls taking turns."""
     times: dict[str, list[float]] = {name: [] for name in calls}
     for repeat in range(settings.repeats + 2):
@@ -68,7 +70,7 @@ def compare(calls: dict[str, object], settings: Settings) -> dict[str, float]:
     return {name: statistics.median(values) for name, values in times.items()}
 
 
-def encode_once(grid: HashGrid, points: torch.Tensor, wanted: tuple[str, ...]):
+def encode_once(grid: HashGrid, points: torch.Tensor, wanted: tuple[str, ...]) -> None:
     grid.table.requires_grad_("table" in wanted)
     positions = points.clone().requires_grad_("positions" in wanted)
     encoded = grid(positions)
@@ -77,7 +79,7 @@ def encode_once(grid: HashGrid, points: torch.Tensor, wanted: tuple[str, ...]):
     grid.table.grad = None
 
 
-def field_once(field: AvatarField, points: torch.Tensor, distance: torch.Tensor, wanted: tuple[str, ...]):
+def field_once(field: AvatarField, points: torch.Tensor, distance: torch.Tensor, wanted: tuple[str, ...]) -> None:
     field.requires_grad_("table" in wanted)
     x_ref = (2.4 * (points - 0.5)).requires_grad_("positions" in wanted)
     sample = field(x_ref, distance)
@@ -100,13 +102,13 @@ def main(settings: Settings) -> None:
         for gradient, wanted in PASSES.items():
             for label, sizes in GRIDS.items():
                 grids = {i: HashGrid(**sizes, implementation=i).to(settings.device) for i in ("torch", "warp")}
-                calls = {i: lambda g=g, w=wanted: encode_once(g, points, w) for i, g in grids.items()}
+                calls = {i: partial(encode_once, grid, points, wanted) for i, grid in grids.items()}
                 add_row(table, f"grid {label}", count, gradient, compare(calls, settings))
             fields = {
                 i: AvatarField(FieldConfig(implementation=i), torch.zeros(3), 1.2).to(settings.device)
                 for i in ("torch", "warp")
             }
-            calls = {i: lambda f=f, w=wanted: field_once(f, points, distance, w) for i, f in fields.items()}
+            calls = {i: partial(field_once, field, points, distance, wanted) for i, field in fields.items()}
             add_row(table, "whole field", count, gradient, compare(calls, settings))
     console.print(table)
 

@@ -303,4 +303,5 @@ def check(device: torch.device, features: int = 4) -> None:
         results.append((encoded, *torch.autograd.grad(encoded.square().sum(), (positions, table))))
     for plain, fast in zip(*results, strict=True):
         if not torch.allclose(plain, fast, rtol=CHECK_TOLERANCE, atol=CHECK_TOLERANCE):
-            raise RuntimeError(f"its results differ from plain torch by {float((plain - fast).detach().abs().max()):.2g}")
+            difference = (plain - fast).detach().abs().max().item()
+            raise RuntimeError(f"its results differ from plain torch by {difference:.2g}")
