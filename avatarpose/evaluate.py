@@ -8,7 +8,7 @@ How the figures are made, unless a function says otherwise:
 * The person-frames that count are those with truth, in the frames chosen in the sequence that any result file has;
   every row is measured on the same ones. Frames are matched by number.
 * Predicted people are matched with true ones once for the whole sequence, each with at most one, so that the sum of
-  mean errors is least (Kuhn-Munkres). A pair further apart on average than a missing person costs is no pair.
+  mean errors is least (Kuhn-Munkres); a pair that is nowhere nearer than a missing person costs is no pair.
 * Every joint that has truth counts; one that was not predicted counts as 500 mm, in no limb and within no distance.
 * The score that ranks detections for AP is what the estimator believed: the mean of its 12 joint scores for that person
   and frame in joints3d.npz (0 where it had none), for registered and refined bodies too. Without joints3d.npz all
@@ -206,7 +206,8 @@ def match_people(
 ) -> Int[np.ndarray, " people"]:
     """Match people once for the whole sequence so that the sum of mean joint errors is least (Kuhn-Munkres).
 
-    Missing joints count `MISSING`; a pair that is no nearer than that on average is not matched.
+    Here, and only here, an error counts `MISSING` at most, as a missing joint does: otherwise a few exchanged frames
+    could outweigh all the others. A pair that is nowhere nearer than that is not matched.
 
     Returns:
         (P,) index of the predicted person for each true one, -1 for none.
@@ -215,12 +216,10 @@ def match_people(
     has_truth = ~np.isnan(truth).any(axis=-1)
     if not len(predicted) or not has_truth.any():
         return matches
-    errors = metrics.joint_errors(predicted[None], truth[:, None], MISSING)
+    errors = np.minimum(metrics.joint_errors(predicted[None], truth[:, None], MISSING), MISSING)
     costs = np.full((len(truth), len(predicted)), MISSING)
     for p in np.flatnonzero(has_truth.any(axis=(1, 2))):
         costs[p] = errors[p][:, has_truth[p]].mean(axis=1)
-    # Worse than nobody counts as nobody, so that a far pair cannot decide how the others are matched.
-    costs = np.minimum(costs, MISSING)
     for p, q in zip(*linear_sum_assignment(costs), strict=True):
         if costs[p, q] < MISSING:
             matches[p] = q
@@ -435,16 +434,17 @@ _HEADINGS = {
 def metrics_table(
     rows: dict[str, dict[str, float | None]], parts: dict[str, dict[str, float]] | None = None, title: str = "Errors"
 ) -> Table:
-    """A table of the rows of `evaluate`, with the constant part and the rest in the body's axes if `parts` is given."""
-    table = Table(title=title)
-    table.add_column("")
-    headings = list(_HEADINGS.values())
-    if parts is not None:
-        headings += ["constant mm", "rest mm"]
+    """A table of the rows of `evaluate`, with the constant part and the rest in the body's axes if `parts` is given.
+
+    Figures that no row has, as AP where not everybody has truth, get no column.
+    """
+    table = Table("", title=title)
+    shown = [key for key in _HEADINGS if any(figures[key] is not None for figures in rows.values())]
+    headings = [_HEADINGS[key] for key in shown] + (["constant mm", "rest mm"] if parts is not None else [])
     for heading in headings:
         table.add_column(heading, justify="right")
     for row, figures in rows.items():
-        values = [figures[key] for key in _HEADINGS]
+        values = [figures[key] for key in shown]
         if parts is not None:
             values += [parts[row]["constant_body_mm"], parts[row]["rest_body_mm"]]
         table.add_row(row, *("-" if value is None or np.isnan(value) else f"{value:.1f}" for value in values))
