@@ -13,6 +13,9 @@ from jaxtyping import UInt8
 
 from avatarpose.errors import InputError
 
+# Decoding this many frames more costs about as much as seeking, which empties the decoder.
+_WORTH_SEEKING = 8
+
 
 class VideoReader:
     """Frames of one video file by number, counted from 0 in order of presentation.
@@ -92,7 +95,7 @@ class VideoReader:
             with self._errors(index):
                 if self._container is None:
                     self._open()
-                if not start <= self._next <= index:
+                if self._next > index or start > self._next + _WORTH_SEEKING:
                     self._seek(start)
                 image = self._onwards(index, passed)
                 if image is None:
@@ -112,8 +115,9 @@ class VideoReader:
             number = self._next if frame.pts is None else bisect_right(self._times, frame.pts) - 1
             self._next = number + 1
             if number >= index:
-                return _to_rgb(frame) if number == index else None
-            if passed is not None:
+                # FFmpeg fills what it cannot decode with something plausible and marks the frame.
+                return _to_rgb(frame) if number == index and not frame.is_corrupt else None
+            if passed is not None and not frame.is_corrupt:
                 passed(number, _to_rgb(frame))
         return None
 
@@ -132,7 +136,7 @@ class VideoReader:
 
     def _stream_of(self, container: av.container.InputContainer) -> av.VideoStream:
         if not container.streams.video:
-            raise InputError("holds no video", file=self.path)
+            raise InputError("holds no readable video", file=self.path)
         return container.streams.video[0]
 
     def _errors(self, frame: int | None = None) -> _VideoErrors:
