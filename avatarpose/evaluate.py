@@ -29,7 +29,7 @@ from scipy.optimize import linear_sum_assignment
 
 from avatarpose import metrics
 from avatarpose.errors import InputError
-from avatarpose.io import read_npz
+from avatarpose.io import read_npz, write_json
 from avatarpose.results import Bodies, Joints3D
 from avatarpose.sequence import Sequence
 from avatarpose.skeletons import COCO17, LIMB_JOINTS, LIMBS, SHELF15, SHELF_LIMBS, convert, shelf_head
@@ -168,7 +168,13 @@ def load_results(
     wanted = [row for row in rows if row in found]
     if not wanted:
         expected = " or ".join(RESULT_FILES[row] for row in rows)
-        raise InputError("nothing to evaluate", file=folder, expected=expected, found="neither", hint="Run it first.")
+        raise InputError(
+            "nothing to evaluate",
+            file=folder,
+            expected=expected,
+            found="no such file",
+            hint="Run `avatarpose run` first",
+        )
     # A frame that one stage lost must still count against it, so the frames are those of all files together.
     frames = np.unique(np.concatenate([result.frames for result in found.values()]))
     frames = np.intersect1d(np.intersect1d(frames, sequence.frames), truth.frames)
@@ -320,6 +326,21 @@ def evaluate(sequence: Sequence, results: Path | None = None, raw: bool = False)
     """
     rows = ("estimate", "initial", "refined") if raw else ("initial", "refined")
     return {row: summarise(found) for row, found in compare(sequence, rows, results).items()}
+
+
+def evaluate_sequence(sequence: Sequence) -> dict[str, dict[str, float | None]]:
+    """`evaluate`, written to the results folder as metrics.json.
+
+    Where only the estimate exists, its row is returned and nothing is written: metrics.json speaks of bodies.
+
+    Raises:
+        InputError: as `evaluate`.
+    """
+    if not any((sequence.results / RESULT_FILES[row]).exists() for row in ("initial", "refined")):
+        return evaluate(sequence, raw=True)
+    rows = evaluate(sequence)
+    write_json(sequence.results / "metrics.json", rows)
+    return rows
 
 
 def body_axes(limb_joints: Float[np.ndarray, "*batch 12 3"]) -> Float[np.ndarray, "*batch 3 3"]:

@@ -17,6 +17,7 @@ from avatarpose.evaluate import (
     constant_part,
     decompose,
     evaluate,
+    evaluate_sequence,
     load_truth,
     match_people,
     print_metrics,
@@ -225,6 +226,18 @@ def test_metrics_are_plain_json(folder: Path):
     assert json.loads(json.dumps(found, allow_nan=False)) == found
 
 
+def test_metrics_json_speaks_of_bodies_alone(folder: Path):
+    sequence, path = Sequence.open(folder), folder / "results" / "metrics.json"
+    with pytest.raises(InputError, match="nothing to evaluate"):
+        evaluate_sequence(sequence)
+    joints3d(moved(0.03, 0.03), ["p0", "p1"], [1, 1]).save(folder / "results" / "joints3d.npz")
+    assert list(evaluate_sequence(sequence)) == ["estimate"]
+    assert not path.exists()
+    bodies(moved(0.01, 0.03), ["p0", "p1"], np.arange(FRAMES)).save(folder / "results" / "initial.npz")
+    assert list(evaluate_sequence(sequence)) == ["initial"]
+    assert json.loads(path.read_text()) == evaluate(sequence)
+
+
 def test_messages(folder: Path):
     sequence = Sequence.open(folder)
     bodies(moved(0, 0), ["p0", "p1"], np.arange(FRAMES) + 100).save(folder / "results" / "initial.npz")
@@ -250,7 +263,9 @@ def test_matching_is_once_for_the_whole_sequence():
     exchanged[:, 7:] = truth[::-1, 7:]
     assert match_people(exchanged, truth).tolist() == [0, 1]
     comparison = compare_people(exchanged, np.ones((2, FRAMES)), truth, np.arange(FRAMES))
-    # Seven of ten frames are right, and the other three count as they lie.
+    # Seven of ten frames are right, and the other three count as they lie, more than 500 mm: the people stand
+    # sqrt(4 + (0.2 f)^2) m apart in frame f, 2.441, 2.561, 2.691 m in the last three: 0.7693 over ten.
+    assert summarise(comparison)["mpjpe_mm"] == pytest.approx(769.3, abs=0.1)
     assert summarise(comparison)["recall"] == 70
     assert summarise(comparison)["pck100"] == 70
 
