@@ -70,7 +70,9 @@ def blend(fraction: float, far: int):
 @wp.func
 def inside(coordinate: float):
     """1 where a clamped coordinate still moves its value, 0 outside the cube."""
-    return wp.where(coordinate >= 0.0 and coordinate <= 1.0, 1.0, 0.0)
+    if coordinate >= 0.0 and coordinate <= 1.0:
+        return 1.0
+    return 0.0
 
 
 class Kernels(NamedTuple):

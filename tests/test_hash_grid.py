@@ -155,6 +155,19 @@ def agree(sizes, weights, levels, device, threads):
         torch.set_num_threads(before)
 
 
+def test_the_kernels_compile_for_cuda_without_a_gpu(tmp_path):
+    import warp as wp
+
+    from renderer import hash_grid_warp
+
+    hash_grid_warp.check(torch.device("cpu"), 4)
+    module = hash_grid_warp._kernels(4).forward.module
+    wp.compile_aot_module(module, arch=90, use_ptx=True, module_dir=str(tmp_path))
+    (ptx,) = tmp_path.glob("*.ptx")
+    entries = [line for line in ptx.read_text().splitlines() if ".entry" in line]
+    assert any("encode_backward" in entry for entry in entries) and len(entries) >= 2
+
+
 def test_warp_gives_only_the_gradients_asked_for():
     grid = HashGrid(**SMALL, implementation="warp")
     points = torch.rand(100, 3)
