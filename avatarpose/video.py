@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from bisect import bisect_right
 from collections.abc import Callable
@@ -91,20 +92,24 @@ class VideoReader:
     def _decode(self, index: int, passed: Callable[[int, np.ndarray], None] | None) -> np.ndarray:
         key = bisect_right(self._starts, index) - 1
         start = self._starts[key] if key >= 0 else 0
-        try:
-            with self._errors(index):
-                if self._container is None:
-                    self._open()
-                if self._next > index or start > self._next + _WORTH_SEEKING:
-                    self._seek(start)
-                image = self._onwards(index, passed)
-                if image is None:
-                    # Some files cannot be entered at what they call a key frame; from the beginning always works.
-                    self._open()
+        image = None
+        with contextlib.suppress(InputError), self._errors(index):
+            if self._container is None:
+                self._open()
+            if self._next > index or start > self._next + _WORTH_SEEKING:
+                self._seek(start)
+            image = self._onwards(index, passed)
+        if image is None:
+            # Some files cannot be entered at what they call a key frame, and a decoder with threads stumbles over
+            # damage in later frames; from the beginning, frame by frame, gets all there is.
+            try:
+                with self._errors(index):
+                    self._open(threads=False)
                     image = self._onwards(index, passed)
-        except InputError:
-            self._container = self._decoded = None
-            raise
+            finally:
+                if image is None:
+                    # What decodes after the damage is reached by a decoder that has not seen it.
+                    self._container = self._decoded = None
         if image is None:
             raise InputError("frame cannot be decoded", file=self.path, frame=index, expected=f"{len(self)} frames")
         return image
@@ -121,12 +126,12 @@ class VideoReader:
                 passed(number, _to_rgb(frame))
         return None
 
-    def _open(self) -> None:
+    def _open(self, threads: bool = True) -> None:
         if self._container is not None:
             self._container.close()
         self._container = av.open(str(self.path))
         stream = self._stream_of(self._container)
-        stream.thread_type = "AUTO"
+        stream.thread_type = "AUTO" if threads else "NONE"
         self._decoded, self._next = self._container.decode(stream), 0
 
     def _seek(self, start: int) -> None:

@@ -1,56 +1,33 @@
 """Videos written here, read back by frame number; OpenCV is the oracle for rotation."""
 
-from fractions import Fraction
 from pathlib import Path
 
-import av
 import cv2
 import numpy as np
 import pytest
+from video_files import level, write_video
 
 from avatarpose.errors import InputError
 from avatarpose.video import VideoReader
 
-FRAMES, STEP = 23, 10
-
-
-def write_video(path: Path, frames: int = FRAMES, width: int = 64, height: int = 48) -> None:
-    """20 a second, a key frame every 8; frame i is grey of level STEP * i, its left half 5 lighter.
-
-    H.264 with B-frames, which are decoded out of order, and the index first; AVI: MPEG-4, no presentation times.
-    """
-    avi = path.suffix == ".avi"
-    with av.open(str(path), "w", options={"movflags": "faststart"} if path.suffix == ".mp4" else {}) as container:
-        stream = container.add_stream("mpeg4" if avi else "libx264", rate=Fraction(20))
-        stream.width, stream.height, stream.pix_fmt, stream.bit_rate = width, height, "yuv420p", 20_000_000
-        stream.options = {"g": "8"} if avi else {"g": "8", "bf": "2", "crf": "1", "sc_threshold": "0"}
-        for i in range(frames):
-            image = np.full((height, width, 3), STEP * i, np.uint8)
-            image[:, : width // 2] += 5
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
-        container.mux(stream.encode())
-
-
-def level(image: np.ndarray) -> float:
-    return float(image[:, image.shape[1] // 2 + 4 :].mean()) / STEP
+FRAMES = 23
 
 
 @pytest.mark.parametrize("suffix", [".mp4", ".mkv", ".avi"])
 def test_every_frame_by_number_in_any_order(tmp_path: Path, suffix: str):
-    write_video(tmp_path / f"a{suffix}")
+    write_video(tmp_path / f"a{suffix}", FRAMES)
     reader = VideoReader(tmp_path / f"a{suffix}")
     assert (len(reader), reader.width, reader.height, reader.fps) == (FRAMES, 64, 48, 20.0)
     order = [*range(FRAMES), 5, 4, 22, 0, 0, 9, 16, 15, 8, 7, 1]
     for number in order:
         assert level(reader.read(number)) == pytest.approx(number, abs=0.3)
-    left = reader.read(3)[:, :28].mean() - reader.read(3)[:, 36:].mean()
-    assert left == pytest.approx(5, abs=1.5)
+    assert reader.read(3)[:, :28].std() > 50 and reader.read(3)[:, 36:].std() < 1
     reader.close()
     assert level(reader.read(11)) == pytest.approx(11, abs=0.3)
 
 
 def test_frames_in_order_are_not_sought(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    write_video(tmp_path / "a.mp4")
+    write_video(tmp_path / "a.mp4", FRAMES)
     reader = VideoReader(tmp_path / "a.mp4")
     monkeypatch.setattr(reader, "_seek", lambda start: pytest.fail(f"sought {start}"))
     for number in range(0, FRAMES, 2):
@@ -58,7 +35,7 @@ def test_frames_in_order_are_not_sought(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 def test_frames_on_the_way_are_handed_over(tmp_path: Path):
-    write_video(tmp_path / "a.mp4")
+    write_video(tmp_path / "a.mp4", FRAMES)
     passed = {}
     VideoReader(tmp_path / "a.mp4").read(14, lambda number, image: passed.update({number: level(image)}))
     assert set(range(8, 14)) <= set(passed)
@@ -66,7 +43,7 @@ def test_frames_on_the_way_are_handed_over(tmp_path: Path):
 
 
 def test_what_the_caller_does_to_an_image_stays_there(tmp_path: Path):
-    write_video(tmp_path / "a.mp4")
+    write_video(tmp_path / "a.mp4", FRAMES)
     reader = VideoReader(tmp_path / "a.mp4")
     reader.read(7)[:] = 0
     assert level(reader.read(7)) == pytest.approx(7, abs=0.3)
@@ -76,7 +53,7 @@ def test_real_videos_agree_with_opencv(data_folder: Path):
     path = data_folder / "pose2sim_single" / "videos" / "cam02.mp4"
     reader, oracle = VideoReader(path), cv2.VideoCapture(str(path))
     assert len(reader) == 100
-    for number in range(12):
+    for number in range(6):
         done, image = oracle.read()
         assert done
         np.testing.assert_array_equal(reader.read(number), image[..., ::-1])
@@ -101,7 +78,7 @@ def test_rotated_video_is_shown_upright(tmp_path: Path):
 @pytest.mark.parametrize("part", [0.9, 0.5, 0.1])
 def test_truncated_video_is_named(tmp_path: Path, part: float):
     path = tmp_path / "cam01.mp4"
-    write_video(path)
+    write_video(path, FRAMES)
     data = path.read_bytes()
     path.write_bytes(data[: int(part * len(data))])
     with pytest.raises(InputError, match=r"cam01\.mp4.*(truncated|no readable video)"):
@@ -110,7 +87,7 @@ def test_truncated_video_is_named(tmp_path: Path, part: float):
 
 def test_header_lost_with_the_end(tmp_path: Path):
     """Without faststart the index is at the end, so a cut file cannot be opened at all."""
-    write_video(tmp_path / "a.mp4")
+    write_video(tmp_path / "a.mp4", FRAMES)
     data = (tmp_path / "a.mp4").read_bytes()
     (tmp_path / "a.mp4").write_bytes(data[data.index(b"mdat") - 4 :])
     with pytest.raises(InputError, match=r"a\.mp4.*damaged or truncated"):
@@ -119,7 +96,7 @@ def test_header_lost_with_the_end(tmp_path: Path):
 
 def test_corrupt_video_is_named(tmp_path: Path):
     path = tmp_path / "a.mp4"
-    write_video(path)
+    write_video(path, FRAMES)
     data = bytearray(path.read_bytes())
     start = data.index(b"mdat") + 4
     data[start : start + 400] = bytes(400)
@@ -129,19 +106,20 @@ def test_corrupt_video_is_named(tmp_path: Path):
 
 
 def test_corrupt_frame_in_the_middle_is_named(tmp_path: Path):
-    """What comes before the damage is still read."""
+    """What comes before the damage, and after the next key frame, is still read."""
     path = tmp_path / "a.mp4"
-    write_video(path)
+    write_video(path, FRAMES)
     data = bytearray(path.read_bytes())
     middle = (data.index(b"mdat") + len(data)) // 2
-    data[middle : middle + 300] = bytes(300)
+    data[middle : middle + 3000] = b"\xff" * 3000
     path.write_bytes(data)
     reader = VideoReader(path)
     assert level(reader.read(2)) == pytest.approx(2, abs=0.3)
     with pytest.raises(InputError, match=r"a\.mp4, frame \d+: ") as error:
         for number in range(FRAMES):
             reader.read(number)
-    assert error.value.frame > 2
+    assert 8 <= error.value.frame < 16
+    assert level(reader.read(20)) == pytest.approx(20, abs=0.3)
 
 
 def test_no_video(tmp_path: Path):
@@ -150,7 +128,7 @@ def test_no_video(tmp_path: Path):
     (tmp_path / "text.mp4").write_text("not a video")
     with pytest.raises(InputError, match=r"text\.mp4: damaged"):
         VideoReader(tmp_path / "text.mp4")
-    write_video(tmp_path / "a.mp4")
+    write_video(tmp_path / "a.mp4", FRAMES)
     reader = VideoReader(tmp_path / "a.mp4")
     for number in (-1, FRAMES):
         with pytest.raises(InputError, match=f"frame {number}: no such frame"):
