@@ -65,7 +65,7 @@ def triangulate(sequence: Sequence, config: TriangulationConfig, progress: Progr
             rows[:, frame, person] = row
     joints, scores = triangulate_people(rays, rows, times, config)
     valid = np.isfinite(joints[..., 0]).sum(axis=-1) >= config.min_joints
-    kept = np.flatnonzero(valid.sum(axis=1) >= min(config.min_frames, (len(times) + 1) // 2))
+    kept = np.flatnonzero(valid.sum(axis=1) >= config.least_frames(times))
     if len(kept) == 0:
         raise InputError(
             "no person found", file=place,

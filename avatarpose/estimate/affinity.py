@@ -10,6 +10,9 @@ from jaxtyping import Bool, Float
 
 from avatarpose.cameras import Cameras
 
+MIRRORED = np.array([0, 2, 1, 4, 3, 6, 5, 8, 7, 10, 9, 12, 11, 14, 13, 16, 15])
+"""The COCO joint of the other side of the body."""
+
 
 @dataclass(frozen=True)
 class Rays:
@@ -97,6 +100,16 @@ def support(
         distance = point_ray_distance(points[:, None], origin, rays.directions[camera][None])
         total[:, camera] = (rays.scores[camera] * agreement(distance, radius[:, None, None])).sum(axis=-1)
     return total
+
+
+def claim(
+    points: Float[np.ndarray, "people 17 3"], rays: FrameRays, radius: float | Float[np.ndarray, " people"]
+) -> Float[np.ndarray, "people cameras rows"]:
+    """`support`, or half of what it would be were the detection's two sides swapped, if that is more.
+
+    A detector that takes a back for a front has still found the person, and its detection must not look for another.
+    """
+    return np.maximum(support(points, rays, radius), 0.5 * support(points[:, MIRRORED], rays, radius))
 
 
 def closest_points(

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
+from jaxtyping import Float
+
 
 @dataclass(frozen=True)
 class TriangulationConfig:
@@ -34,6 +37,9 @@ class TriangulationConfig:
     """How fast the place where a lost person may turn up grows, metres per second."""
     min_frames: int = 5
     """People found in fewer frames than this (or than half of a shorter sequence) are taken for false alarms."""
+    min_share: float = 0.1
+    """So are people found in a smaller share of the frames, unless they are there for `min_seconds`."""
+    min_seconds: float = 1.0
     time_radius: float = 0.10
     """How far a joint may be from where its neighbours in time put it before that counts fully against it."""
     time_weight: float = 0.5
@@ -42,3 +48,10 @@ class TriangulationConfig:
     """Weight of agreement with the person's own bone lengths against one fully confident view."""
     sweeps: int = 3
     """Passes over all joints in which every joint chooses its hypothesis given its neighbours' choices."""
+
+    def least_frames(self, times: Float[np.ndarray, " frames"]) -> int:
+        """Fewest of the frames at these times, seconds, in which somebody must be found not to be a false alarm."""
+        count = len(times)
+        interval = (times[-1] - times[0]) / max(count - 1, 1)
+        lasting = self.min_seconds / interval if interval > 0 else np.inf
+        return min(max(self.min_frames, round(min(self.min_share * count, lasting))), (count + 1) // 2)

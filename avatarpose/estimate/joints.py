@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from jaxtyping import Float, Int
 
-from avatarpose.estimate.affinity import Rays
+from avatarpose.estimate.affinity import MIRRORED, Rays, point_ray_distance
 from avatarpose.estimate.config import TriangulationConfig
 from avatarpose.estimate.matching import gather
 from avatarpose.estimate.triangulation import Triangulated, hypotheses, refine
@@ -20,6 +20,7 @@ BONES = np.array(
 
 _HYPOTHESES = 4
 _BONE_TOLERANCE = 0.25  # share of a bone's length that counts fully against it: poses and clothes move the 2D joints
+_BONE_CAP = 3.0  # at most so many times `bone_weight` against a joint
 _BONE_FLOOR = 0.05  # metres, the tolerance of the shortest bones
 
 
@@ -42,23 +43,67 @@ def triangulate_people(
     Returns:
         (P, F, 17, 3) metres, NaN where unknown; (P, F, 17) scores, 0 where unknown: see `joint_scores`.
     """
-    frames, people = rows.shape[1:]
+    frames = rows.shape[1]
     gathered = [gather(rays.frame(f), rows[:, f]) for f in range(frames)]
-    directions = np.stack([d for d, _ in gathered], axis=1).reshape(people * frames * 17, -1, 3)
-    scores = np.stack([s for _, s in gathered], axis=1).reshape(people * frames * 17, -1)
-    points, value = hypotheses(
-        rays.origins, directions, scores, config.joint_radius, config.min_angle, count=_HYPOTHESES
-    )
+    directions = np.stack([d for d, _ in gathered], axis=1)  # (P, F, 17, C, 3)
+    scores = np.stack([s for _, s in gathered], axis=1)  # (P, F, 17, C)
+    joints, _ = _solve(rays.origins, directions, scores, times, config)
+    directions, scores = exchange(rays.origins, directions, scores, joints, config)
+    joints, confidence = _solve(rays.origins, directions, scores, times, config)
+    wrong = _broken(joints, confidence)
+    return np.where(wrong[..., None], np.nan, joints), np.where(wrong, 0.0, confidence)
+
+
+def exchange(
+    origins: Float[np.ndarray, "cameras 3"],
+    directions: Float[np.ndarray, "people frames 17 cameras 3"],
+    scores: Float[np.ndarray, "people frames 17 cameras"],
+    joints: Float[np.ndarray, "people frames 17 3"],
+    config: TriangulationConfig,
+) -> tuple[Float[np.ndarray, "people frames 17 cameras 3"], Float[np.ndarray, "people frames 17 cameras"]]:
+    """Gives joints the rays that detectors put under another name: the other side's, or another person's.
+
+    A ray that is an outlier to the joint whose name it bears, or whose joint is unknown, passes to the joint of the
+    other side or of another person that it fits closely and that has no fitting ray of its own in that view, with
+    half its score.
+
+    Args:
+        joints: a first triangulation.
+
+    Returns:
+        The rays and scores, those passed on replaced.
+    """
+    fits = (scores > 0) & (point_ray_distance(joints[..., None, :], origins, directions) < config.joint_radius)
+    stray, wanting = (scores > 0) & ~fits, ~fits & np.isfinite(joints[..., :1])
+    directions, scores, taken = directions.copy(), scores.copy(), fits.copy()
+    offers = [(range(len(joints)), MIRRORED)]
+    offers += [(np.roll(np.arange(len(joints)), shift), np.arange(17)) for shift in range(1, len(joints))]
+    source_directions, source_scores = directions.copy(), scores.copy()
+    for people, order in offers:
+        offered = source_directions[people][:, :, order]
+        distance = point_ray_distance(joints[..., None, :], origins, offered)
+        passes = wanting & ~taken & stray[people][:, :, order] & (distance < 0.5 * config.joint_radius)
+        directions = np.where(passes[..., None], offered, directions)
+        scores = np.where(passes, 0.5 * source_scores[people][:, :, order], scores)
+        taken |= passes
+    return directions, scores
+
+
+def _solve(
+    origins: np.ndarray, directions: np.ndarray, scores: np.ndarray, times: np.ndarray, config: TriangulationConfig
+) -> tuple[np.ndarray, np.ndarray]:
+    """Joints (P, F, 17, 3) and confidence (P, F, 17) from rays (P, F, 17, C, 3) and scores (P, F, 17, C)."""
+    people, frames = scores.shape[:2]
+    number = people * frames * 17
+    directions, scores = directions.reshape(number, len(origins), 3), scores.reshape(number, len(origins))
+    points, value = hypotheses(origins, directions, scores, config.joint_radius, config.min_angle, count=_HYPOTHESES)
     shape = (people, frames, 17, _HYPOTHESES)
     chosen = _choose(points.reshape(*shape, 3), value.reshape(shape), times, config)
     found = refine(
-        chosen.reshape(-1, 3), rays.origins, directions, scores,
+        chosen.reshape(-1, 3), origins, directions, scores,
         config.joint_radius, config.pair_radius, config.min_angle,
     )  # fmt: skip
-    joints = found.points.reshape(people, frames, 17, 3)
-    confidence = joint_scores(found, scores).reshape(people, frames, 17)
-    wrong = _broken(joints, confidence)
-    return np.where(wrong[..., None], np.nan, joints), np.where(wrong, 0.0, confidence)
+    return found.points.reshape(people, frames, 17, 3), joint_scores(found, scores).reshape(people, frames, 17)
 
 
 def joint_scores(found: Triangulated, scores: Float[np.ndarray, "joints cameras"]) -> Float[np.ndarray, " joints"]:
@@ -85,7 +130,9 @@ def _choose(points: np.ndarray, votes: np.ndarray, times: np.ndarray, config: Tr
             for joint, other in ((a, b), (b, a)):
                 bone = np.linalg.norm(points[:, :, joint] - chosen[:, :, other, None], axis=-1)
                 error = (bone - length[:, None, None]) / width[:, None, None]
-                value[:, :, joint] += config.bone_weight * np.where(np.isnan(error), 0.0, np.maximum(-(error**2), -1))
+                value[:, :, joint] += config.bone_weight * np.where(
+                    np.isnan(error), 0.0, np.maximum(-(error**2), -_BONE_CAP)
+                )
         chosen = np.take_along_axis(points, value.argmax(axis=-1)[..., None, None], axis=3)[..., 0, :]
     return chosen
 

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 from scipy.optimize import linear_sum_assignment
 
-from avatarpose.estimate.affinity import FrameRays, Rays, agreement, closest_points, point_ray_distance, support
+from avatarpose.estimate.affinity import FrameRays, Rays, agreement, claim, closest_points, point_ray_distance, support
 from avatarpose.estimate.config import TriangulationConfig
 from avatarpose.estimate.triangulation import hypotheses, refine
 from avatarpose.results import Joints3D
@@ -60,7 +60,7 @@ def associate(sequence: Sequence, joints3d: Joints3D, config: TriangulationConfi
     inliers = np.zeros((*rows.shape, 17), bool)
     for f in range(count):
         frame = rays.frame(f)
-        rows[:, f] = assign(support(points[:, f], frame, config.person_radius), config.min_support)
+        rows[:, f] = assign(claim(points[:, f], frame, config.person_radius), config.min_support)
         directions, scores = gather(frame, rows[:, f])
         distance = point_ray_distance(points[:, f][:, :, None], frame.origins, directions)  # (P, 17, C)
         inliers[:, f] = np.moveaxis((scores > 0) & (distance < config.joint_radius), -1, 0)
@@ -103,7 +103,7 @@ def locate(
     """
     directions, scores = gather(rays, rows)
     people = len(directions)
-    directions, scores = directions.reshape(people * 17, -1, 3), scores.reshape(people * 17, -1)
+    directions, scores = directions.reshape(people * 17, len(rows), 3), scores.reshape(people * 17, len(rows))
     points, value = hypotheses(rays.origins, directions, scores, config.joint_radius, config.min_angle)
     if expected is not None:
         away = np.linalg.norm(points - expected.reshape(-1, 1, 3), axis=-1)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from jaxtyping import Float, Int
 
-from avatarpose.estimate.affinity import FrameRays, Rays, support
+from avatarpose.estimate.affinity import FrameRays, Rays, claim
 from avatarpose.estimate.config import TriangulationConfig
 from avatarpose.estimate.matching import assign, find_people, locate, same_place
 
@@ -107,8 +107,7 @@ def track(
                 t.update(f, times[f], t.joints[f], t.rows[f])
         if progress is not None:
             progress(count + done + 1, 2 * count)
-    least = min(config.min_frames, (count + 1) // 2)
-    return [t for t in tracks if len(t.rows) >= least]
+    return [t for t in tracks if len(t.rows) >= config.least_frames(times)]
 
 
 def _take(free: np.ndarray, rows: np.ndarray) -> None:
@@ -148,7 +147,7 @@ def _follow(
     radius = np.maximum(config.person_radius, 0.1 + config.walking_speed * away)
     points = expected
     for turn in range(3):
-        value = support(points, frame, radius if turn == 0 else config.person_radius)
+        value = claim(points, frame, radius if turn == 0 else config.person_radius)
         rows = assign(np.where(free, value, -np.inf), config.min_support)
         located = locate(frame, rows, config, points)
         points = np.where(np.isfinite(located), located, expected)
