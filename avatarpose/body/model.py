@@ -13,6 +13,7 @@ Written here, not taken from a package, because the renderer needs every joint's
 
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
@@ -31,7 +32,7 @@ N_KEYPOINTS = 17
 N_BETAS = 10
 
 
-def canonical_pose(dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu") -> Float[Tensor, "72"]:
+def canonical_pose(dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu") -> Float[Tensor, " 72"]:
     """The pose of the avatars' canonical space: the zero pose with each thigh swung 30 degrees outwards."""
     pose = torch.zeros(3 * N_JOINTS, dtype=dtype, device=device)
     pose[5], pose[8] = math.pi / 6, -math.pi / 6
@@ -124,14 +125,14 @@ class BodyModel:
             depth[joint] = depth[parent] + 1
         by_level = [[j for j in range(N_JOINTS) if depth[j] == level] for level in range(max(depth) + 1)]
         levels = []
-        for above, here in zip(by_level[:-1], by_level[1:], strict=True):
+        for above, here in itertools.pairwise(by_level):
             slots = [above.index(self.parents[joint]) for joint in here]
             levels.append((torch.tensor(here, device=self.device), torch.tensor(slots, device=self.device)))
         order = torch.tensor([joint for level in by_level for joint in level], device=self.device)
         return levels, torch.argsort(order)
 
     @cached_property
-    def _parent_index(self) -> Int[Tensor, "23"]:
+    def _parent_index(self) -> Int[Tensor, " 23"]:
         return torch.tensor(self.parents[1:], device=self.device)
 
     # --- rest space --------------------------------------------------------------------------------------------------

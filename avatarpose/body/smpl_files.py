@@ -38,8 +38,8 @@ _OPTIONAL: dict[str, tuple[int | str, ...]] = {
     "bind_rotations": (24, 3, 3),  # the project's own key: rotation of each bone from the file's pose to the zero pose
 }
 
-# COCO-17 on SMPL's own mesh of 6,890 vertices. The face: `vertex_ids["smplh"]` of the smplx package, keyed by COCO index
-# (nose, left eye, right eye, left ear, right ear). The rest: the SMPL joint of the same name.
+# COCO-17 on SMPL's own mesh of 6,890 vertices. The face (nose, left eye, right eye, left ear, right ear):
+# `vertex_ids["smplh"]` of the smplx package, keyed by COCO index. The rest: the SMPL joint of the same name.
 _SMPL_VERTICES = 6890
 _COCO_FACE_VERTICES = {0: 332, 1: 2800, 2: 6260, 3: 583, 4: 4071}
 _COCO_JOINTS = {5: 16, 6: 17, 7: 18, 8: 19, 9: 20, 10: 21, 11: 1, 12: 2, 13: 4, 14: 5, 15: 7, 16: 8}
