@@ -1,0 +1,274 @@
+"""Where rays are sampled: on a lattice along each ray, only inside somebody's shell, and only as far as light can come.
+
+No gradient flows through anything here: depths, nearest vertices and the choice of the samples are constants.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from renderer.shell import Shell
+from renderer.skinning import (
+    PosedPerson,
+    frame_spans,
+    inverse_skin_by_span,
+    signed_body_distance,
+    to_root_by_span,
+)
+
+LATTICE_CHUNK = 2**22
+"""Lattice points looked up at once; bounds the memory of long or many rays."""
+
+
+@dataclass(frozen=True)
+class SamplingConfig:
+    """How rays are sampled."""
+
+    step: float = 0.010
+    """Metres between the samples of a person along a ray, and the length each sample stands for."""
+    shell: float = 0.06
+    """Metres around the body's vertices within which samples are kept."""
+    inside: float = 0.03
+    """Metres under the skin from which a body is opaque: no network is asked there."""
+    max_samples: int = 64
+    """Samples of one person kept on one ray, nearest first."""
+    jitter: bool = True
+    """Shift the lattice by a random part of a step, for each ray and person; else by half a step."""
+    cull: bool = True
+    """Drop, on each ray, all samples of all people behind the first that lies deeper than `inside` in anybody.
+
+    That sample lets less than exp(-8) of the light through (`renderer.render.SATURATED_OPTICAL_DEPTH`), so what is
+    dropped weighs less than 4e-4 altogether, and as a rule far less, for little light comes that deep. Switch it off
+    where hidden samples matter for themselves, as in a loss on overlapping bodies.
+    """
+
+    def __post_init__(self) -> None:
+        if min(self.step, self.shell, self.max_samples) <= 0:
+            raise ValueError(
+                f"sampling: step {self.step} m, shell {self.shell} m and {self.max_samples} samples must be positive"
+            )
+
+
+@dataclass
+class RayBatch:
+    """R rays in the world."""
+
+    origins: Float[Tensor, "rays 3"]
+    """Metres."""
+    directions: Float[Tensor, "rays 3"]
+    """Unit."""
+    frame: Int[Tensor, " rays"]
+    """Which frame of the batch of poses a ray sees."""
+
+
+@dataclass
+class Samples:
+    """N samples of all rays and people, grouped by person, then by frame, then by ray, then by rising depth."""
+
+    ray: Int[Tensor, " samples"]
+    person: Int[Tensor, " samples"]
+    frame: Int[Tensor, " samples"]
+    z: Float[Tensor, " samples"]
+    """Metres along the ray."""
+    vertex: Int[Tensor, " samples"]
+    """Nearest vertex of that person in that frame."""
+    counts: list[int]
+    """Samples of each person: the lengths of the groups."""
+    step: float
+    """Metres of ray each sample stands for."""
+
+    def __len__(self) -> int:
+        return len(self.z)
+
+    def points(self, rays: RayBatch) -> Float[Tensor, "samples 3"]:
+        """World positions o + z d, metres, differentiable in the rays."""
+        return rays.origins.index_select(0, self.ray) + self.z[:, None] * rays.directions.index_select(0, self.ray)
+
+
+@torch.no_grad()
+def sample_people(
+    rays: RayBatch,
+    people: list[PosedPerson],
+    shells: list[list[Shell | None]],
+    config: SamplingConfig,
+    generator: torch.Generator | None = None,
+) -> Samples:
+    """Sample rays where they pass through people's shells.
+
+    On each ray, a person's samples lie at z = (k + u) step for whole numbers k, with one shift u in [0, 1) for each ray
+    and person; so the lattice does not move with the body. Kept are those whose nearest vertex is within the shell.
+
+    Args:
+        rays: R rays.
+        people: P people, posed in B frames.
+        shells: for each person and frame of the batch, the shell; None where the person is absent.
+        config: settings; shells thinner than `config.shell` bound the samples by their own thickness.
+        generator: of the shifts.
+
+    Raises:
+        ValueError: shells that do not match people and frames.
+    """
+    device, dtype = rays.origins.device, rays.origins.dtype
+    _check(people, shells)
+    shift = torch.full((len(people), len(rays.frame)), 0.5, dtype=dtype, device=device)
+    if config.jitter:
+        where = generator.device if generator is not None else device
+        shift = torch.rand(shift.shape, generator=generator, device=where, dtype=dtype).to(device)
+
+    empty = torch.zeros(0, dtype=torch.long, device=device)
+    samples = Samples(empty, empty, empty, empty.to(dtype), empty, [0] * len(people), config.step)
+    if len(rays.frame) == 0 or not any(shell is not None for row in shells for shell in row):
+        return samples
+    samples = _march(rays, shells, shift, config.step)
+    samples = _keep(samples, *_nearest(samples, rays, shells, config))
+    if config.cull:
+        samples = _cull(samples, rays, people, config.inside)
+    return _limit(samples, len(rays.frame), config.max_samples)
+
+
+def _check(people: list[PosedPerson], shells: list[list[Shell | None]]) -> None:
+    frames = [len(person.T_world_root) for person in people]
+    if [len(row) for row in shells] != frames:
+        raise ValueError(f"sampling: shells for {[len(row) for row in shells]} frames, people posed in {frames}")
+
+
+def _march(rays: RayBatch, shells: list[list[Shell | None]], shift: Tensor, step: float) -> Samples:
+    """Lattice points in occupied cells, of all people and frames at once."""
+    device, dtype = rays.origins.device, rays.origins.dtype
+    frames = max(len(row) for row in shells)
+    flat: list[Shell | None] = [shell for row in shells for shell in row + [None] * (frames - len(row))]
+    there = next(shell for shell in flat if shell is not None)
+    # Tables over (person, frame): an absent body has a box that no comparison finds.
+    nowhere = torch.full_like(there.low, torch.nan)
+    low = torch.stack([shell.low if shell else nowhere for shell in flat]).to(dtype)
+    high = torch.stack([shell.high if shell else nowhere for shell in flat]).to(dtype)
+    origin = torch.stack([(shell or there).origin for shell in flat]).to(dtype)
+    size = torch.tensor([(shell or there).occupancy.shape for shell in flat], device=device)
+    voxel = torch.tensor([(shell or there).voxel for shell in flat], dtype=dtype, device=device)
+    cells = torch.cat([shell.occupancy.flatten() for shell in flat if shell])
+    lengths = torch.tensor([shell.occupancy.numel() if shell else 0 for shell in flat], device=device)
+    base = lengths.cumsum(0) - lengths
+
+    # Every ray against every person's box in the ray's frame, rays together by frame.
+    by_frame = torch.argsort(rays.frame, stable=True)
+    table = (torch.arange(len(shells), device=device)[:, None] * frames + rays.frame[by_frame]).flatten()
+    ray = by_frame.repeat(len(shells))
+    o, d = rays.origins.index_select(0, ray), rays.directions.index_select(0, ray)
+    # A direction with a zero component never leaves the slab: the division gives infinities of the right sign.
+    d_safe = torch.where(d == 0, torch.finfo(dtype).tiny, d)
+    enter = (low.index_select(0, table) - o) / d_safe
+    leave = (high.index_select(0, table) - o) / d_safe
+    near = torch.minimum(enter, leave).amax(dim=1).clamp(min=0.0)
+    far = torch.maximum(enter, leave).amin(dim=1)
+    hit = torch.nonzero(far > near)[:, 0]
+    ray, table, near, far = (t.index_select(0, hit) for t in (ray, table, near, far))
+    person = table // frames
+    u = shift[person, ray]
+    first = torch.ceil(near / step - u)
+    count = (torch.floor(far / step - u) - first + 1).clamp(min=0).long()
+    z_first = (first + u) * step
+
+    # In cells of the grid: position = start + k * stride.
+    per_cell = 1 / voxel.index_select(0, table)
+    o, d = o.index_select(0, hit), d.index_select(0, hit)
+    start = (o + z_first[:, None] * d - origin.index_select(0, table)) * per_cell[:, None]
+    stride = d * (step * per_cell)[:, None]
+    side = size.index_select(0, table).to(torch.int32)
+    base = base.index_select(0, table).to(torch.int32)
+    rows, columns = [], []
+    longest = int(count.max()) if len(count) else 0
+    for part in torch.arange(len(hit), device=device).split(max(1, LATTICE_CHUNK // max(longest, 1))):
+        begin, end = int(part[0]), int(part[-1]) + 1
+        k = torch.arange(longest, device=device, dtype=dtype)
+        cell = base[begin:end, None]
+        for axis in range(3):
+            place = torch.addcmul(start[begin:end, axis, None], stride[begin:end, axis, None], k).to(torch.int32)
+            cell = place if axis == 0 else cell * side[begin:end, axis, None] + place
+        cell = (cell + base[begin:end, None]).clamp_(0, len(cells) - 1)
+        found = cells.index_select(0, cell.flatten()).view(cell.shape)
+        found &= k < count[begin:end, None]
+        row, column = torch.nonzero(found, as_tuple=True)
+        rows.append(row + begin)
+        columns.append(column)
+    row = torch.cat(rows) if rows else hit
+    column = torch.cat(columns) if columns else hit
+    z = (first.index_select(0, row) + column + u.index_select(0, row)) * step
+    table = table.index_select(0, row)
+    counts = torch.bincount(table // frames, minlength=len(shells)).tolist()
+    return Samples(ray.index_select(0, row), table // frames, table % frames, z, torch.zeros_like(row), counts, step)
+
+
+def _nearest(
+    samples: Samples, rays: RayBatch, shells: list[list[Shell | None]], config: SamplingConfig
+) -> tuple[Tensor, Tensor]:
+    """Nearest vertex of each sample, and which samples lie in the shell."""
+    points = samples.points(rays)
+    vertex = torch.zeros_like(samples.ray)
+    distance = torch.full_like(samples.z, torch.inf)
+    begin = 0
+    for row, count in zip(shells, samples.counts, strict=True):
+        spans, _ = frame_spans(samples.frame[begin : begin + count], len(row))
+        for frame, start, stop in spans:
+            shell = row[frame]
+            if shell is not None and stop > start:
+                part = slice(begin + start, begin + stop)
+                vertex[part], distance[part] = shell.query(points[part])
+        begin += count
+    return vertex, distance <= config.shell
+
+
+def _keep(samples: Samples, vertex: Tensor, chosen: Tensor) -> Samples:
+    """The chosen samples, with the given vertices."""
+    index = torch.nonzero(chosen)[:, 0]
+    person = samples.person.index_select(0, index)
+    return Samples(
+        samples.ray.index_select(0, index),
+        person,
+        samples.frame.index_select(0, index),
+        samples.z.index_select(0, index),
+        vertex.index_select(0, index),
+        torch.bincount(person, minlength=len(samples.counts)).tolist(),
+        samples.step,
+    )
+
+
+def _cull(samples: Samples, rays: RayBatch, people: list[PosedPerson], inside: float) -> Samples:
+    """Drop what lies behind the first sample deeper than `inside` in anybody."""
+    points = samples.points(rays)
+    depth = []
+    for index, (part, vertex, frame) in enumerate(
+        zip(
+            points.split(samples.counts),
+            samples.vertex.split(samples.counts),
+            samples.frame.split(samples.counts),
+            strict=True,
+        )
+    ):
+        person = people[index]
+        spans, _ = frame_spans(frame, len(person.T_world_root))
+        x_ref = inverse_skin_by_span(to_root_by_span(part, spans, person), spans, vertex, person)
+        depth.append(signed_body_distance(x_ref, vertex, person.geometry))
+    deep = torch.nonzero(torch.cat(depth) < -inside)[:, 0]
+    last = torch.full((len(rays.frame),), torch.inf, dtype=samples.z.dtype, device=samples.z.device)
+    last.scatter_reduce_(0, samples.ray.index_select(0, deep), samples.z.index_select(0, deep), "amin")
+    return _keep(samples, samples.vertex, samples.z <= last.index_select(0, samples.ray))
+
+
+def _limit(samples: Samples, rays: int, most: int) -> Samples:
+    """Keep the nearest `most` samples of every ray and person."""
+    if len(samples) == 0:
+        return samples
+    group = samples.person * rays + samples.ray
+    count = torch.bincount(group, minlength=rays * len(samples.counts))
+    if int(count.max()) <= most:
+        return samples
+    # Samples of one group lie together, in rising depth.
+    index = torch.arange(len(samples), device=group.device)
+    fresh = torch.ones_like(group, dtype=torch.bool)
+    fresh[1:] = group[1:] != group[:-1]
+    rank = index - torch.cummax(torch.where(fresh, index, 0), dim=0).values
+    return _keep(samples, samples.vertex, rank < most)

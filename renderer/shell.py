@@ -1,0 +1,107 @@
+"""The shell around a posed body: which parts of space lie near it, and the nearest vertex there.
+
+On the CPU a bounded k-d tree answers, on CUDA a Warp hash grid; both give the same nearest vertex.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from scipy.spatial import cKDTree
+from torch import Tensor
+
+VOXEL = 0.03
+"""Metres, side of the occupancy cells."""
+POINTS_PER_WORKER = 1500
+"""Fewer points are not worth another thread."""
+
+
+class Shell:
+    """Space within `thickness` of a body's vertices, in world axes.
+
+    Args:
+        vertices: (V,3) metres, world; their device decides what answers the queries.
+        thickness: metres.
+        voxel: metres, side of the occupancy cells.
+
+    Raises:
+        ValueError: vertices that are not (V,3) finite numbers, or lengths that are not positive.
+    """
+
+    def __init__(
+        self, vertices: Float[Tensor, "vertices 3"] | np.ndarray, thickness: float = 0.06, voxel: float = VOXEL
+    ) -> None:
+        vertices = torch.as_tensor(vertices).detach()
+        if vertices.ndim != 2 or vertices.shape[1] != 3 or len(vertices) == 0:
+            raise ValueError(f"shell: vertices of shape {tuple(vertices.shape)}, expected (V, 3)")
+        if not bool(torch.isfinite(vertices).all()):
+            raise ValueError("shell: vertices that are not finite")
+        if thickness <= 0 or voxel <= 0:
+            raise ValueError(f"shell: thickness {thickness} m and voxel {voxel} m, expected positive lengths")
+        self.thickness = thickness
+        self.voxel = voxel
+        self.device = vertices.device
+        self._nearest = _TreeQuery(vertices) if vertices.device.type == "cpu" else _warp_query(vertices, thickness)
+        self._build_occupancy(vertices)
+
+    def _build_occupancy(self, vertices: Tensor) -> None:
+        """Mark the cells that reach into the shell: those whose centre is within thickness + half a diagonal."""
+        reach = self.thickness + self.voxel * 3**0.5 / 2
+        around = int(reach / self.voxel + 0.5)
+        # One empty layer all around takes the rounding at the border.
+        self.origin = vertices.amin(dim=0) - (around + 1) * self.voxel
+        cells = ((vertices - self.origin) / self.voxel).long()
+        size = (cells.amax(dim=0) + around + 2).tolist()
+        near = torch.zeros(size, dtype=torch.float32, device=self.device)
+        near[cells.unbind(dim=1)] = 1.0
+        # A box of cells around each vertex, one axis at a time, then the distance decides.
+        width = 2 * around + 1
+        for kernel in ((width, 1, 1), (1, width, 1), (1, 1, width)):
+            padding = tuple(k // 2 for k in kernel)
+            near = torch.nn.functional.max_pool3d(near[None, None], kernel, stride=1, padding=padding)[0, 0]
+        candidates = torch.nonzero(near)
+        centres = self.origin + (candidates + 0.5) * self.voxel
+        _, distance = self._nearest(centres, reach)
+        cells = candidates[torch.isfinite(distance)]
+        self.occupancy = torch.zeros(size, dtype=torch.bool, device=self.device)
+        self.occupancy[cells.unbind(dim=1)] = True
+        self.low = self.origin + cells.amin(dim=0) * self.voxel
+        self.high = self.origin + (cells.amax(dim=0) + 1) * self.voxel
+
+    @property
+    def bounds(self) -> tuple[Float[Tensor, " 3"], Float[Tensor, " 3"]]:
+        """Lowest and highest corner, metres, of a box in world axes that holds all occupied cells."""
+        return self.low, self.high
+
+    def occupied(self, points: Float[Tensor, "points 3"]) -> Bool[Tensor, " points"]:
+        """Whether points (N,3) of the world lie in a cell that reaches into the shell. Never misses a point of it."""
+        size = torch.tensor(self.occupancy.shape, device=self.device)
+        cell = ((points.detach() - self.origin) / self.voxel).floor().long()
+        inside = ((cell >= 0) & (cell < size)).all(dim=1)
+        x, y, z = torch.minimum(cell.clamp(min=0), size - 1).unbind(dim=1)
+        return self.occupancy[x, y, z] & inside
+
+    def query(self, points: Float[Tensor, "points 3"]) -> tuple[Int[Tensor, " points"], Float[Tensor, " points"]]:
+        """Nearest vertex of points (N,3) of the world, and its distance in metres: inf (and vertex 0) outside."""
+        return self._nearest(points.detach(), self.thickness)
+
+
+class _TreeQuery:
+    """Nearest vertex by a k-d tree bounded in distance; settings chosen for speed of building and asking together."""
+
+    def __init__(self, vertices: Tensor) -> None:
+        self.tree = cKDTree(vertices.double().numpy(), leafsize=32, balanced_tree=False, compact_nodes=False)
+
+    def __call__(self, points: Tensor, bound: float) -> tuple[Tensor, Tensor]:
+        workers = max(1, min(torch.get_num_threads(), len(points) // POINTS_PER_WORKER))
+        distance, vertex = self.tree.query(points.double().numpy(), distance_upper_bound=bound, workers=workers)
+        vertex = torch.from_numpy(vertex)
+        distance = torch.from_numpy(distance).to(points.dtype)
+        return vertex.masked_fill_(torch.isinf(distance), 0), distance
+
+
+def _warp_query(vertices: Tensor, thickness: float):
+    from renderer.nearest_warp import WarpNearest
+
+    return WarpNearest(vertices, thickness)
