@@ -7,9 +7,10 @@ import torch
 
 from avatarpose.cameras import Cameras
 from avatarpose.estimate.affinity import MIRRORED, Rays, agreement, closest_points, point_ray_distance, support
+from avatarpose.estimate.births import plausible
 from avatarpose.estimate.config import TriangulationConfig
 from avatarpose.estimate.joints import exchange
-from avatarpose.estimate.matching import assign, plausible
+from avatarpose.estimate.matching import assign
 from avatarpose.estimate.triangulation import hypotheses, refine, solve
 
 X, Y, Z = np.eye(3)

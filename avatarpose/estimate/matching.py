@@ -1,4 +1,4 @@
-"""Which detections of one frame belong together: people already known claim theirs, the rest form new people."""
+"""Which detection shows whom: people whose joints are known, or expected somewhere, claim theirs."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 from scipy.optimize import linear_sum_assignment
 
-from avatarpose.estimate.affinity import FrameRays, Rays, agreement, claim, closest_points, point_ray_distance, support
+from avatarpose.estimate.affinity import FrameRays, Rays, agreement, claim, point_ray_distance
 from avatarpose.estimate.config import TriangulationConfig
 from avatarpose.estimate.triangulation import hypotheses, refine
 from avatarpose.results import Joints3D
@@ -17,11 +17,7 @@ from avatarpose.results import Joints3D
 if TYPE_CHECKING:
     from avatarpose.sequence import Sequence
 
-_MAX_PAIRS = 256  # pairs of detections considered as new people in one frame, the best agreeing first
-
-# Metres between COCO joints of nearly all people, children included, with room for the noise of two views.
-_BONES = np.array([[5, 7], [6, 8], [7, 9], [8, 10], [11, 13], [12, 14], [13, 15], [14, 16], [5, 6], [5, 11], [6, 12]])
-_BONE_LIMITS = np.array([[0.1, 0.45]] * 4 + [[0.18, 0.65]] * 4 + [[0.12, 0.6]] + [[0.25, 0.8]] * 2)
+_TURNS = 3  # of claiming detections and triangulating from them
 
 
 @dataclass(frozen=True)
@@ -115,104 +111,26 @@ def locate(
     return found.points.reshape(people, 17, 3)
 
 
-def plausible(points: Float[np.ndarray, "*batch 17 3"]) -> Float[np.ndarray, " *batch"]:
-    """Share of the known bones that have a human length; 1 where none is known."""
-    length = np.linalg.norm(points[..., _BONES[:, 0], :] - points[..., _BONES[:, 1], :], axis=-1)
-    known = np.isfinite(length)
-    good = known & (length > _BONE_LIMITS[:, 0]) & (length < _BONE_LIMITS[:, 1])
-    return (good.sum(axis=-1) + 1) / (known.sum(axis=-1) + 1)
-
-
-def same_place(a: Float[np.ndarray, "*#batch 17 3"], b: Float[np.ndarray, "*#batch 17 3"]) -> np.ndarray:
-    """Mean distance of the joints known in both, metres; inf where fewer than four are."""
-    distance = np.linalg.norm(a - b, axis=-1)
-    number = np.isfinite(distance).sum(axis=-1)
-    return np.where(number >= 4, np.nansum(distance, axis=-1) / np.maximum(number, 1), np.inf)
-
-
-def find_people(
+def settle(
     rays: FrameRays,
+    expected: Float[np.ndarray, "people 17 3"],
     free: Bool[np.ndarray, "cameras rows"],
-    known: Float[np.ndarray, "people 17 3"],
+    radius: float | Float[np.ndarray, " people"],
     config: TriangulationConfig,
-) -> tuple[Float[np.ndarray, "new 17 3"], Int[np.ndarray, "cameras new"]]:
-    """People among the detections that nobody claimed.
-
-    Every pair of free detections in two views is a hypothesis, a set of 3D joints, verified by all views: its value is
-    the support of the best free detection of each view times the share of bones with a human length. The best is
-    triangulated from all its detections, kept if it is somebody new, and its detections are taken; then again. Two
-    people of one height can agree pairwise by accident; only the other views and the bone lengths tell.
+) -> tuple[Float[np.ndarray, "people 17 3"], Int[np.ndarray, "cameras people"]]:
+    """Lets people who are expected somewhere claim free detections, triangulates them, and lets them claim again.
 
     Args:
-        free: which detections nobody claimed.
-        known: people already found in the frame.
+        expected: metres, NaN where nothing is.
+        radius: metres, how wide people are looked for at first.
 
     Returns:
-        (N, 17, 3) metres and (C, N) rows, -1 where none.
+        Joints, NaN where unknown, and rows, -1 where none.
     """
-    free = free & ((rays.scores > 0).sum(axis=-1) >= config.min_joints)
-    people: list[np.ndarray] = []
-    rows: list[np.ndarray] = []
-    points = _pair_points(rays, free, config)
-    while len(points):
-        value = _best_rows(support(points, rays, config.person_radius), free, config)[1] * plausible(points)
-        best = int(value.argmax())
-        if value[best] < 2 * config.min_support:
-            break
-        person, row = _grow(points[best], rays, free, config)
-        views = int((row >= 0).sum())
-        enough = np.isfinite(person[:, 0]).sum() >= config.min_joints + 1 and views >= 2 and plausible(person) > 0.6
-        others = np.concatenate([known, np.array(people).reshape(-1, 17, 3)])
-        duplicate = enough and len(others) and same_place(person, others).min() < config.duplicate_distance
-        if enough and not duplicate:
-            people.append(person)
-            rows.append(row)
-        points = np.delete(points, best, axis=0)
-        if enough:  # a duplicate's detections are used up too, or they would come back with every other pair
-            free = free.copy()
-            free[np.flatnonzero(row >= 0), row[row >= 0]] = False
-    return np.array(people).reshape(-1, 17, 3), np.array(rows, int).reshape(-1, len(free)).T
-
-
-def _pair_points(rays: FrameRays, free: np.ndarray, config: TriangulationConfig) -> np.ndarray:
-    """3D joints (N, 17, 3) of the pairs of free detections in two views that agree best."""
-    candidates = np.argwhere(free)
-    first, second = np.triu_indices(len(candidates), k=1)
-    (ca, ra), (cb, rb) = candidates[first].T, candidates[second].T
-    other = ca != cb
-    ca, ra, cb, rb = ca[other], ra[other], cb[other], rb[other]
-    points, gap = closest_points(
-        rays.origins[ca][:, None], rays.directions[ca, ra], rays.origins[cb][:, None], rays.directions[cb, rb],
-        config.min_angle,
-    )  # fmt: skip
-    points = np.where((gap < config.person_radius)[..., None], points, np.nan)
-    score = np.sqrt(rays.scores[ca, ra] * rays.scores[cb, rb])
-    value = (score * agreement(gap, config.joint_radius)).sum(axis=-1)
-    enough = np.isfinite(points[..., 0]).sum(axis=-1) >= config.min_joints
-    order = np.argsort(np.where(enough, -value, np.inf), kind="stable")[: min(_MAX_PAIRS, int(enough.sum()))]
-    return points[order]
-
-
-def _best_rows(
-    support: np.ndarray, free: np.ndarray, config: TriangulationConfig
-) -> tuple[Int[np.ndarray, "people cameras"], Float[np.ndarray, " people"]]:
-    """Each hypothesis's best free row per camera (-1 where none supports it), and its total support."""
-    support = np.where(free, support, -np.inf)
-    if support.shape[-1] == 0:
-        return np.full(support.shape[:2], -1), np.zeros(len(support))
-    row = support.argmax(axis=-1)
-    best = support.max(axis=-1)
-    good = best >= config.min_support
-    return np.where(good, row, -1), np.where(good, best, 0.0).sum(axis=-1) * (good.sum(axis=-1) >= 2)
-
-
-def _grow(
-    person: np.ndarray, rays: FrameRays, free: np.ndarray, config: TriangulationConfig
-) -> tuple[Float[np.ndarray, "17 3"], Int[np.ndarray, " cameras"]]:
-    """Triangulates a hypothesis from all the rows that support it, and asks again which do, twice."""
-    row = np.full(len(free), -1)
-    for _ in range(3):
-        row = _best_rows(support(person[None], rays, config.person_radius), free, config)[0][0]
-        located = locate(rays, row[:, None], config, person[None])[0]
-        person = np.where(np.isfinite(located), located, person)
-    return located, row
+    points = expected
+    for turn in range(_TURNS):
+        value = claim(points, rays, radius if turn == 0 else config.person_radius)
+        rows = assign(np.where(free, value, -np.inf), config.min_support)
+        located = locate(rays, rows, config, points)
+        points = np.where(np.isfinite(located), located, expected)
+    return located, rows

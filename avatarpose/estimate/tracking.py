@@ -8,9 +8,10 @@ from dataclasses import dataclass, field
 import numpy as np
 from jaxtyping import Float, Int
 
-from avatarpose.estimate.affinity import FrameRays, Rays, claim
+from avatarpose.estimate.affinity import FrameRays, Rays
+from avatarpose.estimate.births import find_people, same_place
 from avatarpose.estimate.config import TriangulationConfig
-from avatarpose.estimate.matching import assign, find_people, locate, same_place
+from avatarpose.estimate.matching import settle
 
 _VELOCITY_MEMORY = 0.5  # share of the old velocity kept at each frame: single differences are mostly noise
 _MAX_SPEED = 6.0  # metres per second of a joint, faster than which is taken for an error
@@ -145,12 +146,7 @@ def _follow(
     # The longer ago somebody was seen, the wider he is looked for.
     away = np.array([abs(time - t.time) for t in near])
     radius = np.maximum(config.person_radius, 0.1 + config.walking_speed * away)
-    points = expected
-    for turn in range(3):
-        value = claim(points, frame, radius if turn == 0 else config.person_radius)
-        rows = assign(np.where(free, value, -np.inf), config.min_support)
-        located = locate(frame, rows, config, points)
-        points = np.where(np.isfinite(located), located, expected)
+    located, rows = settle(frame, expected, free, radius, config)
     found = np.isfinite(located[..., 0]).sum(axis=1) >= config.min_joints
     present = []
     for person, joints, row, good in zip(near, located, rows.T, found, strict=True):
