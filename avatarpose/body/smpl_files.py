@@ -179,8 +179,10 @@ def _coco_regressor(J_regressor: np.ndarray, path: Path) -> np.ndarray:
 class _Inert:
     """Stands in for a chumpy or scipy object: keeps the state it was pickled with and does nothing."""
 
+    state: Any = None
+
     def __init__(self, *arguments: Any) -> None:
-        self.state: Any = None
+        """Takes and forgets whatever the real class would have been called with."""
 
     def __setstate__(self, state: Any) -> None:
         self.state = state
@@ -214,6 +216,8 @@ _ALLOWED: dict[tuple[str, str], Any] = {
     ("copyreg", "_reconstructor"): _reconstruct_inert,
     ("__builtin__", "object"): object,
     ("builtins", "object"): object,
+    ("__builtin__", "set"): set,
+    ("builtins", "set"): set,
     ("_codecs", "encode"): _encode_latin1,
 }
 _INERT_MODULES = ("chumpy", "scipy.sparse")
