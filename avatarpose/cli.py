@@ -1,0 +1,210 @@
+"""The command line: `avatarpose COMMAND --help` says what each command does, with an example."""
+
+from __future__ import annotations
+
+import os
+
+# Before torch is imported: waiting threads that spin halve the speed as soon as the machine has anything else to do.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+import sys
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from avatarpose.errors import InputError
+
+# torch, cv2 and everything built on them are imported by the commands that need them, so that help comes at once.
+
+
+@dataclass(kw_only=True)
+class Shared:
+    """Options of every stage."""
+
+    cameras: Annotated[str, tyro.conf.arg(metavar="A,B,...")] = ""
+    """Use only these cameras: names with commas between."""
+    leave_out: Annotated[str, tyro.conf.arg(metavar="A,B,...")] = ""
+    """Leave these cameras out: names with commas between."""
+    frames: Annotated[str, tyro.conf.arg(metavar="A:B:S")] = ""
+    """Frames a:b:s, from a up to but not including b in steps of s; each part may be left out."""
+    seed: int = 42
+    """Seed of every random choice: the same seed, settings and device give the same result."""
+    device: str = "auto"
+    """cpu, cuda, cuda:1, ..., or auto: CUDA where there is a device."""
+    memory: float = 4.0
+    """GB that cached images may take."""
+    body: Annotated[Path | None, tyro.conf.arg(metavar="PATH")] = None
+    """Body model in SMPL's format (.npz or official .pkl); by default the open body of the package."""
+    redo: bool = False
+    """Do the stage again although its output is there."""
+
+
+@dataclass(kw_only=True)
+class EstimateOptions:
+    method: Literal["triangulation"] = "triangulation"
+    """How the first 3D joints are found."""
+
+
+@dataclass(kw_only=True)
+class RefineOptions:
+    preset: Literal["auto", "cpu", "gpu", "paper"] = "auto"
+    """Schedule of the refinement; auto: gpu on CUDA, cpu elsewhere."""
+    effort: float = 1.0
+    """Multiplies the iterations of the preset: 0.1 is a quick look."""
+
+
+SequenceFolder = Annotated[
+    Path, tyro.conf.Positional, tyro.conf.arg(metavar="SEQUENCE", help="Folder of the sequence.")
+]
+
+
+@dataclass
+class Run(Shared, EstimateOptions, RefineOptions):
+    """Everything, from a sequence folder to refined people; stages whose output is there are skipped.
+
+    Example: avatarpose run my_sequence --frames 0:20 --preset cpu
+    """
+
+    sequence: SequenceFolder
+
+    def execute(self) -> None:
+        _run(self, ("estimate", "register", "refine"))
+
+
+@dataclass
+class Estimate(Shared, EstimateOptions):
+    """Find the people and their 3D joints from the 2D keypoints: results/joints3d.npz.
+
+    Example: avatarpose estimate my_sequence --method triangulation
+    """
+
+    sequence: SequenceFolder
+
+    def execute(self) -> None:
+        _run(self, ("estimate",))
+
+
+@dataclass
+class Register(Shared, EstimateOptions):
+    """Fit the body model to the 3D joints: results/initial.npz.
+
+    Example: avatarpose register my_sequence
+    """
+
+    sequence: SequenceFolder
+
+    def execute(self) -> None:
+        _run(self, ("estimate", "register"), redo="register")
+
+
+@dataclass
+class Refine(Shared, EstimateOptions, RefineOptions):
+    """Refine the bodies with learned avatars: results/refined.npz, avatars/, overview.png.
+
+    A refinement that was stopped goes on where it was.
+
+    Example: avatarpose refine my_sequence --preset cpu --effort 0.1
+    """
+
+    sequence: SequenceFolder
+
+    def execute(self) -> None:
+        _run(self, ("estimate", "register", "refine"), redo="refine")
+
+
+@dataclass
+class Evaluate(Shared):
+    """Compare the results with ground_truth.npz: results/metrics.json.
+
+    Example: avatarpose evaluate my_sequence
+    """
+
+    sequence: SequenceFolder
+
+    def execute(self) -> None:
+        _run(self, ())
+
+
+@dataclass
+class Demo(EstimateOptions, RefineOptions):
+    """Recover two people in an embrace from a small capture inside the package; prints the errors before and after.
+
+    Example: avatarpose demo --out avatarpose_demo
+    """
+
+    out: Path = Path("avatarpose_demo")
+    """Folder to copy the capture to and to write the results in."""
+    seed: int = 42
+    """Seed of every random choice."""
+    device: str = "auto"
+    """cpu, cuda, ... or auto."""
+    redo: bool = False
+    """Start from nothing although results are there."""
+
+    def execute(self) -> None:
+        from avatarpose.pipeline import demo
+
+        demo(self.out, _settings(self, sequence=self.out), self.redo)
+
+
+@dataclass
+class Doctor:
+    """Say what this machine has and which of the fast paths will be used.
+
+    Example: avatarpose doctor
+    """
+
+    def execute(self) -> None:
+        from avatarpose.doctor import report
+
+        report()
+
+
+def _settings(command: object, **also: object):
+    from avatarpose.pipeline import Settings
+
+    known = {field.name for field in fields(Settings)}
+    values = {field.name: getattr(command, field.name) for field in fields(command) if field.name in known}
+    return Settings(**{**values, **also})
+
+
+def _run(command: Shared, stages: tuple[str, ...], redo: str | None = None) -> None:
+    from avatarpose.pipeline import run
+
+    run(_settings(command), stages, redo_from=(redo or (stages[0] if stages else None)) if command.redo else None)
+
+
+Command = (
+    Annotated[Demo, tyro.conf.subcommand("demo")]
+    | Annotated[Run, tyro.conf.subcommand("run")]
+    | Annotated[Estimate, tyro.conf.subcommand("estimate")]
+    | Annotated[Register, tyro.conf.subcommand("register")]
+    | Annotated[Refine, tyro.conf.subcommand("refine")]
+    | Annotated[Evaluate, tyro.conf.subcommand("evaluate")]
+    | Annotated[Doctor, tyro.conf.subcommand("doctor")]
+)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Entry point. Ends the process with 2 on wrong input, 130 when interrupted."""
+    command = tyro.cli(
+        Command,  # type: ignore[arg-type]
+        prog="avatarpose",
+        description="Recovers how people in close contact move, from a few calibrated cameras.",
+        args=arguments,
+        config=(tyro.conf.OmitArgPrefixes,),
+    )
+    try:
+        command.execute()
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on from here", file=sys.stderr)
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

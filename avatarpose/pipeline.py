@@ -1,0 +1,260 @@
+"""The stages one after another: each skipped when its output is there, each measured, none undoing another's work.
+
+    estimate -> results/joints3d.npz     register -> results/initial.npz     refine -> results/refined.npz, avatars/
+
+Then, where they apply, `metrics.json` (a sequence with truth) and `overview.png` (a sequence with images).
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
+from importlib.resources import as_file, files
+from pathlib import Path
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+from avatarpose.body import BodyModel, load_body
+from avatarpose.errors import InputError
+from avatarpose.estimate import METHODS, estimate
+from avatarpose.evaluate import evaluate_sequence, print_metrics
+from avatarpose.register import RegisterSettings, register
+from avatarpose.results import Bodies, Joints3D
+from avatarpose.runlog import RunLog
+from avatarpose.sequence import Sequence, parse_frames
+
+STAGES = ("estimate", "register", "refine")
+SECONDS_BETWEEN_LINES = 30
+OUTPUTS = {"estimate": "joints3d.npz", "register": "initial.npz", "refine": "refined.npz"}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a run depends on besides the sequence's files."""
+
+    sequence: Path
+    cameras: str = ""
+    leave_out: str = ""
+    frames: str = ""
+    seed: int = 42
+    device: str = "auto"
+    memory: float = 4.0
+    body: Path | None = None
+    method: str = "triangulation"
+    preset: str = "auto"
+    effort: float = 1.0
+
+    def open(self) -> Sequence:
+        """The sequence, with the chosen cameras and frames. Raises InputError where it is not usable."""
+        return Sequence.open(
+            self.sequence,
+            cameras=_names(self.cameras),
+            leave_out=_names(self.leave_out),
+            frames=parse_frames(self.frames) if self.frames else None,
+        )
+
+    def torch_device(self) -> torch.device:
+        """The device to compute on. Raises InputError where the one asked for is not there."""
+        if self.device == "auto":
+            return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        try:
+            device = torch.device(self.device)
+        except RuntimeError:
+            raise InputError("no such device", expected="cpu, cuda, cuda:0, ... or auto", found=self.device) from None
+        count = torch.cuda.device_count()
+        if device.type not in ("cpu", "cuda") or (device.type == "cuda" and (device.index or 0) >= count):
+            raise InputError("no such device here", expected=f"cpu, or one of {count} CUDA devices", found=self.device)
+        return device
+
+
+def _names(text: str) -> list[str] | None:
+    return [name.strip() for name in text.split(",") if name.strip()] or None
+
+
+class Pipeline:
+    """One run over one sequence."""
+
+    def __init__(self, settings: Settings, console: Console | None = None) -> None:
+        self.settings = settings
+        self.console = console or Console(stderr=True)
+        self.device = settings.torch_device()
+        self.sequence = settings.open()
+        self.results = self.sequence.results
+        said = {key: str(value) if isinstance(value, Path) else value for key, value in asdict(settings).items()}
+        self._done: dict[str, Joints3D | Bodies] = {}
+        self.log = RunLog(self.results / "run.json", said, self.device)
+
+    @cached_property
+    def body(self) -> BodyModel:
+        return load_body(self.settings.body)
+
+    def output(self, stage: str) -> Path:
+        return self.results / OUTPUTS[stage]
+
+    def clear_from(self, stage: str) -> None:
+        """Forgets the output of `stage` and of the stages that follow it."""
+        for later in STAGES[STAGES.index(stage) :]:
+            self.output(later).unlink(missing_ok=True)
+        shutil.rmtree(self.results / "checkpoint", ignore_errors=True)
+
+    def stage(self, name: str) -> Joints3D | Bodies:
+        """The output of a stage: read where it is there, made otherwise.
+
+        Raises InputError where the output there is of other frames than the settings ask for.
+        """
+        if name in self._done:
+            return self._done[name]
+        path = self.output(name)
+        kind = Joints3D if name == "estimate" else Bodies
+        if path.is_file():
+            found = kind.load(path)
+            if not np.array_equal(found.frames, self.sequence.frames):
+                raise InputError(
+                    "the result there is of other frames", file=path, expected=_span(self.sequence.frames),
+                    found=_span(found.frames), hint="Do it again with --redo, or move it away",
+                )  # fmt: skip
+            self.console.print(f"{name}: {path.name} is there, kept")
+            return self._done.setdefault(name, found)
+        make: Callable[[], Joints3D | Bodies] = getattr(self, f"_{name}")
+        with self.log.stage(name):
+            made = make()
+            made.save(path)
+        self.console.print(f"{name}: {self.log.seconds(name):.1f} s")
+        return self._done.setdefault(name, made)
+
+    def _estimate(self) -> Joints3D:
+        method = METHODS.get(self.settings.method)
+        if method is None:
+            raise InputError("no such method", expected=" or ".join(METHODS), found=self.settings.method)
+        with self._progress("estimate") as progress:
+            return estimate(self.sequence, method.config(), progress)
+
+    def _register(self) -> Bodies:
+        joints = self.stage("estimate")
+        with self._progress("register") as progress:
+            return register(self.sequence, joints, self.body, RegisterSettings(), progress)
+
+    def _refine(self) -> Bodies:
+        # The rooms above the core are imported by the stages that need them, so that the others start at once.
+        from optimize.config import preset
+        from optimize.refine import refine
+
+        name = self.settings.preset
+        if name == "auto":
+            name = "gpu" if self.device.type == "cuda" else "cpu"
+        config = replace(preset(name), seed=self.settings.seed)
+        if self.settings.effort != 1.0:
+            config = config.scaled(self.settings.effort)
+        initial = self.stage("register")
+        with self._progress("refine") as progress:
+            return refine(self.sequence, initial, self.body, config, progress, self.device)
+
+    def evaluate(self) -> dict[str, dict[str, float | None]] | None:
+        """Writes metrics.json and returns it; None where the sequence has no truth."""
+        if not (self.sequence.folder / "ground_truth.npz").is_file():
+            return None
+        return evaluate_sequence(self.sequence)
+
+    def overview(self) -> Path | None:
+        """Draws overview.png unless it is newer than the bodies; None where the sequence has no images."""
+        from optimize.pictures import rendered_views
+        from viewer.overview import choose_views, overview
+
+        if not self.sequence.has_images:
+            return None
+        path, refined = self.results / "overview.png", self.output("refine")
+        if path.is_file() and refined.is_file() and path.stat().st_mtime >= refined.stat().st_mtime:
+            return path
+        before, after = (
+            Bodies.load(self.output(name)) if self.output(name).is_file() else None for name in ("register", "refine")
+        )
+        drawn = {}
+        if after is not None and (self.results / "avatars").is_dir():
+            views = choose_views(self.sequence)
+            drawn = rendered_views(self.sequence, after, self.body, views, str(self.device))
+        overview(self.sequence, before, after, drawn, path)
+        return path
+
+    @contextmanager
+    def _progress(self, stage: str):
+        """A progress bar with the time left, as a function (done, total, text, losses).
+
+        Where the output is no terminal, a line every half minute instead.
+        """
+        columns = (
+            TextColumn("{task.description:<24}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
+            TextColumn("left"), TimeRemainingColumn(), TextColumn("{task.fields[note]}"),
+        )  # fmt: skip
+        terminal = self.console.is_terminal
+        start = said = time.monotonic()
+        with Progress(*columns, console=self.console, transient=True, disable=not terminal) as bar:
+            task = bar.add_task(stage, total=None, note="")
+
+            def update(done: int, total: int, text: str = "", losses: dict[str, float] | None = None) -> None:
+                nonlocal said
+                now = time.monotonic()
+                if not terminal and now - said < SECONDS_BETWEEN_LINES:
+                    return
+                note = "  ".join(f"{key} {value:.4f}" for key, value in (losses or {}).items())
+                if terminal:
+                    bar.update(task, completed=done, total=total, description=f"{stage} {text}".strip(), note=note)
+                    return
+                said, left = now, (now - start) / max(done, 1) * (total - done)
+                self.console.print(f"{stage} {text} {done}/{total}, {left:.0f} s left  {note}", highlight=False)
+
+            yield update
+
+
+def _span(frames: np.ndarray) -> str:
+    return f"{len(frames)} frames, {frames[0]} to {frames[-1]}" if len(frames) else "no frames"
+
+
+def run(settings: Settings, stages: tuple[str, ...] = STAGES, redo_from: str | None = None) -> Pipeline:
+    """Does the stages up to the last of `stages` that are missing, then evaluates and draws what can be.
+
+    Args:
+        stages: names out of STAGES; none only evaluates.
+        redo_from: forget the output of this stage and of the later ones first.
+
+    Raises:
+        InputError: the sequence or a result brought from elsewhere is not usable.
+    """
+    pipeline = Pipeline(settings)
+    if redo_from is not None:
+        pipeline.clear_from(redo_from)
+    for stage in stages:
+        pipeline.stage(stage)
+    metrics = pipeline.evaluate()
+    if metrics is None and not stages:
+        raise InputError("nothing to compare with", file=settings.sequence / "ground_truth.npz", found="no such file")
+    if metrics is not None:
+        print_metrics(metrics, console=pipeline.console)
+    if "refine" in stages:
+        pipeline.console.print(f"overview: {pipeline.overview() or 'none, the sequence has no images'}")
+    return pipeline
+
+
+def demo(out: Path, settings: Settings, redo: bool = False) -> Pipeline:
+    """Runs everything on a copy of the embedded capture in `out`; prints errors and seconds.
+
+    Raises:
+        InputError: `out` is there and is not a sequence folder.
+    """
+    if out.exists() and not (out / "sequence.json").is_file() and any(out.iterdir()):
+        raise InputError("would write into a folder with other things in it", file=out, hint="Choose --out")
+    with as_file(files("assets") / "embrace") as capture:
+        shutil.copytree(capture, out, dirs_exist_ok=True)
+    pipeline = run(settings, redo_from="estimate" if redo else None)
+    table = Table("stage", "seconds", "peak memory, MB", title="time")
+    for name, entry in pipeline.log.data["stages"].items():
+        table.add_row(name, f"{entry['seconds']:.1f}", str(entry["peak_memory_mb"]))
+    pipeline.console.print(table)
+    return pipeline
