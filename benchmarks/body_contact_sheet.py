@@ -103,7 +103,7 @@ def draw(
 def contact_sheet(body: BodyModel) -> np.ndarray:
     """Poses (front and side), shapes (front and side), and the head, a hand and the feet close up."""
     mean = torch.zeros(10)
-    centre = {"sitting": (0, 0, 1.95), "reaching up": (0, 0.2, 1.95)}
+    centre = {"sitting": (0, 0, 1.95), "reaching up": (0, 0.15, 2.4)}
     poses = [[draw(body, mean, p, yaw, centre.get(n, (0, -0.05, 1.95))) for n, p in POSES.items()] for yaw in (0, 50)]
     people = [[draw(body, b, POSES["standing"], yaw, (0, -0.08, 1.95)) for b in shapes().values()] for yaw in (0, 90)]
     head = float(body.joints(mean, torch.zeros(72), torch.zeros(3))[15, 1])
