@@ -10,7 +10,6 @@ import warp as wp
 from jaxtyping import Float, Int
 from torch import Tensor
 
-wp.config.quiet = True
 MOST_CELLS = 128
 """Cells of the grid along an axis; space beyond wraps around, which costs time but no correctness."""
 
@@ -51,6 +50,8 @@ class WarpNearest:
     """
 
     def __init__(self, vertices: Float[Tensor, "vertices 3"], spacing: float) -> None:
+        wp.config.quiet = True
+        wp.init()
         self.device = wp.device_from_torch(vertices.device)
         self.vertices = vertices.float().contiguous()
         self.grid = wp.HashGrid(MOST_CELLS, MOST_CELLS, MOST_CELLS, device=self.device)

@@ -181,10 +181,10 @@ def _march(rays: RayBatch, shells: list[list[Shell | None]], shift: Tensor, step
     base = base.index_select(0, table).to(torch.int32)
     rows, columns = [], []
     longest = int(count.max()) if len(count) else 0
-    for part in torch.arange(len(hit), device=device).split(max(1, LATTICE_CHUNK // max(longest, 1))):
-        begin, end = int(part[0]), int(part[-1]) + 1
-        k = torch.arange(longest, device=device, dtype=dtype)
-        cell = base[begin:end, None]
+    k = torch.arange(longest, device=device, dtype=dtype)
+    chunk = max(1, LATTICE_CHUNK // max(longest, 1))
+    for begin in range(0, len(hit), chunk):
+        end = min(begin + chunk, len(hit))
         for axis in range(3):
             place = torch.addcmul(start[begin:end, axis, None], stride[begin:end, axis, None], k).to(torch.int32)
             cell = place if axis == 0 else cell * side[begin:end, axis, None] + place
