@@ -25,7 +25,7 @@ from avatarpose.io import read_json, write_json
 
 # Points nearer than this to the camera's plane, metres, have no image.
 LEAST_DEPTH = 1e-3
-_NEWTON_STEPS = 12
+_STAGES, _NEWTON_STEPS = 6, 6
 _ROTATION_TOLERANCE = 1e-3
 
 
@@ -60,19 +60,20 @@ def _distortion_jacobian(xy: Tensor, dist: Tensor) -> tuple[Tensor, Tensor, Tens
 def undistort(xy: Float[Tensor, "*batch 2"], dist: Float[Tensor, "*#batch 5"]) -> Float[Tensor, "*batch 2"]:
     """Inverse of `distort`, differentiable in both arguments.
 
-    Newton's method finds the root without recording it; one more recorded step from the root, with the derivative held
-    fixed, has the exact first derivatives (implicit function theorem). Second derivatives are not available.
+    Newton's method finds the root without recording it, following it from the optical axis outwards, because started
+    at the pixel itself it can leave for a wrong root beyond the lens's turning point. One more recorded step from the
+    root, with the derivative held fixed, has the exact first derivatives (implicit function theorem); second ones are
+    not available. Pixels that the lens cannot produce have no root: what is returned for them is finite, no more.
     """
     target = xy.detach()
     with torch.no_grad():
         fixed = dist.detach()
-        root = target.expand(torch.broadcast_shapes(target.shape, (*fixed.shape[:-1], 2))).clone()
+        root = target.expand(torch.broadcast_shapes(target.shape, (*fixed.shape[:-1], 2))) / _STAGES
+        for stage in range(1, _STAGES):
+            root = root - _newton_step(root, fixed, target * (stage / _STAGES))
+            root = root * ((stage + 1) / stage)
         for _ in range(_NEWTON_STEPS):
-            step = _newton_step(root, fixed, target)
-            # A step longer than the point's own distance means the start was beyond the lens's turning point.
-            limit = 0.5 * (0.2 + root.norm(dim=-1, keepdim=True))
-            length = step.norm(dim=-1, keepdim=True)
-            root = root - step * (limit / length.clamp_min(1e-12)).clamp_max(1.0)
+            root = root - _newton_step(root, fixed, target)
     return root - _newton_step(root, dist, xy)
 
 

@@ -41,6 +41,8 @@ class FrameCache:
         self._scale = scale
         self._kept: OrderedDict[_Key, np.ndarray | None] = OrderedDict()
         self._bytes = 0
+        # Read ahead and not asked for yet; only what the last call of `prefetch` wants counts.
+        self._wanted: set[_Key] = set()
         self._unused: set[_Key] = set()
         self._unused_bytes = 0
         self._busy: set[_Key] = set()
@@ -79,9 +81,8 @@ class FrameCache:
         kinds = (_IMAGE, _MASK) if masks else (_IMAGE,)
         with self._changed:
             self._ahead = deque((c, f, kind) for c, f in pairs for kind in kinds)
-            # What was read ahead for an earlier call and never used no longer counts as waiting to be used.
-            wanted = set(self._ahead)
-            for key in [key for key in self._unused if key not in wanted]:
+            self._wanted = set(self._ahead)
+            for key in self._unused - self._wanted:
                 self._mark_used(key)
             self._changed.notify_all()
 
@@ -135,7 +136,7 @@ class FrameCache:
             value = self._read(key)
             with self._changed:
                 self._keep(key, value)
-                if ahead and key in self._kept and value is not None:
+                if ahead and key in self._kept and key in self._wanted:
                     self._unused.add(key)
                     self._unused_bytes += value.nbytes
             return value

@@ -172,6 +172,25 @@ def test_strong_real_lenses_come_back(data_folder: Path):
         torch.testing.assert_close(distort(undistort(xy, dist), dist), xy, rtol=0, atol=1e-10)
 
 
+@pytest.mark.parametrize("dist", [[0.4, -0.45, 0, 0, 0], [-0.5, 0.6, 0.003, -0.002, -0.3], [0.7, 0.2, 0, 0, -0.4]])
+def test_lenses_that_mislead_plain_newton(dist: list[float]):
+    """Up to 95 % of the radius at which the lens turns back; started at the pixel, Newton leaves for another root."""
+    dist = torch.tensor(dist, dtype=torch.float64)
+    lens = dataclasses.replace(make_cameras()[0], dist=dist[None])
+    radius = 0.95 * min(float(lens.turning_radius), 1.2) * torch.linspace(0, 1, 40)[:, None, None]
+    angle = torch.linspace(0, 6.28, 25)[:, None]
+    xy = (radius * torch.cat((angle.cos(), angle.sin()), dim=-1)).double()
+    torch.testing.assert_close(undistort(distort(xy, dist), dist), xy, rtol=0, atol=1e-7)
+
+
+def test_pixels_no_lens_can_produce_stay_finite():
+    dist = torch.tensor([-0.4, 0, 0, 0, 0], dtype=torch.float64, requires_grad=True)
+    xy = torch.tensor([[0.7, 0], [3, 4]], dtype=torch.float64, requires_grad=True)
+    result = undistort(xy, dist)
+    result.sum().backward()
+    assert result.isfinite().all() and xy.grad.isfinite().all() and dist.grad.isfinite().all()
+
+
 def test_float32_undistortion_is_good_to_a_hundredth_of_a_pixel():
     cameras = make_cameras()
     pixels = pixel_grid().expand(len(cameras), -1, -1)

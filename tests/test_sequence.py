@@ -182,9 +182,9 @@ def test_camera_of_half_the_rate(folder: Path):
 
 
 def test_interpolated_detections_are_paired_by_place():
-    """Two people swap rows between the frames; a joint seen once stays where it was; one detection has no partner."""
+    """Two people swap rows; a joint seen once stays where it was; the third detections are too far apart to pair."""
     first = np.stack((person(10, 10), person(100, 10), person(300, 10)))
-    second = np.stack((person(104, 10), person(14, 14), np.full((17, 3), np.nan)))
+    second = np.stack((person(104, 10), person(14, 14), person(330, 10)))
     first[0, 3] = np.nan
     second[1, 4] = np.nan
     rows = np.stack((first, second)).astype(np.float32)

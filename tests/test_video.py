@@ -34,6 +34,15 @@ def test_frames_in_order_are_not_sought(tmp_path: Path, monkeypatch: pytest.Monk
         reader.read(number)
 
 
+def test_frames_are_told_by_their_time_where_seeking_lands_early(tmp_path: Path):
+    """Frame 13 is taken for a key frame; FFmpeg goes back to 8, the true one."""
+    write_video(tmp_path / "a.mp4", FRAMES)
+    reader = VideoReader(tmp_path / "a.mp4")
+    reader._starts = [0, 13]
+    reader.read(22)
+    assert level(reader.read(14)) == pytest.approx(14, abs=0.3)
+
+
 def test_frames_on_the_way_are_handed_over(tmp_path: Path):
     write_video(tmp_path / "a.mp4", FRAMES)
     passed = {}
