@@ -1,0 +1,185 @@
+"""The people being refined: their fields and shading, and how their bodies are handed to the renderer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from avatarpose.body import CANONICAL_POSE, BodyModel, vertex_normals
+from optimize.config import RefineConfig
+from optimize.poses import BodyParameters
+from renderer.field import AvatarField
+from renderer.render import PersonRender
+from renderer.shading import CameraColour, SphericalHarmonicShading
+from renderer.shell import Shell
+from renderer.skinning import PosedPerson, SkinnedGeometry
+
+BONES_PER_VERTEX = 4
+# A shell is rebuilt when a joint has moved or a bone's end has swung this far since it was built.
+STALE_DISTANCE = 0.008  # metres
+BONE_REACH = 0.25  # metres: how far the surface reaches from a joint it turns with
+
+
+class Avatars(nn.Module):
+    """Fields, shading and colour of a capture: everything that is learned besides the poses."""
+
+    def __init__(self, body: BodyModel, betas: Float[Tensor, "people shapes"], cameras: int, config: RefineConfig):
+        super().__init__()
+        self.geometry = [canonical_geometry(body, one) for one in betas]
+        self.fields = nn.ModuleList()
+        for geometry in self.geometry:
+            low, high = geometry.vertices.min(dim=0).values, geometry.vertices.max(dim=0).values
+            half_extent = 1.2 * float((high - low).max()) / 2
+            self.fields.append(AvatarField(config.field, ((low + high) / 2), half_extent))
+        self.shading = nn.ModuleList(SphericalHarmonicShading() for _ in self.geometry)
+        self.camera_colour = CameraColour(cameras)
+        self.use_shading = config.ablation.shading
+        self.use_camera_colour = config.ablation.camera_colour
+
+    def offset_parameters(self) -> list[nn.Parameter]:
+        """What decides how far the surfaces stand from the skin, and nothing else."""
+        return [p for field in self.fields for p in field.offset_parameters()]
+
+    def shared_parameters(self) -> list[nn.Parameter]:
+        """All other parameters of the fields: grids, features and colour."""
+        return [p for field in self.fields for p in field.shared_parameters()]
+
+    def set_surface_width(self, width: float) -> None:
+        for field in self.fields:
+            field.beta.fill_(width)
+
+
+def canonical_transforms(body: BodyModel, betas: Float[Tensor, "people shapes"]) -> Float[Tensor, "people bones 4 4"]:
+    """`T_canonical_rest` of every bone: from the zero pose to the avatars' canonical pose."""
+    pose = CANONICAL_POSE.to(betas).expand(betas.shape[0], -1)
+    return body.transforms(betas, pose, torch.zeros(betas.shape[0], 3).to(betas))
+
+
+def canonical_geometry(body: BodyModel, betas: Float[Tensor, " shapes"]) -> SkinnedGeometry:
+    """The body of one person in canonical pose, with each vertex's strongest bones."""
+    weights, indices = torch.topk(body.weights, BONES_PER_VERTEX, dim=1)
+    weights = weights / weights.sum(dim=1, keepdim=True)
+    vertices = canonical_vertices(body, betas[None], indices, weights)[0].detach()
+    return SkinnedGeometry(
+        vertices=vertices, normals=vertex_normals(vertices, body.faces), skin_indices=indices, skin_weights=weights
+    )
+
+
+def canonical_vertices(
+    body: BodyModel, betas: Float[Tensor, "people shapes"], indices: Tensor, weights: Tensor
+) -> Float[Tensor, "people vertices 3"]:
+    transforms = canonical_transforms(body, betas)
+    blended = (weights[None, ..., None, None] * transforms[:, indices, :3, :]).sum(dim=2)
+    rest = body.rest_vertices(betas)
+    return (blended[..., :3] @ rest[..., None])[..., 0] + blended[..., 3]
+
+
+def posed_vertices(geometry: SkinnedGeometry, transforms: Float[Tensor, "bones 4 4"], offset: Tensor | None) -> Tensor:
+    """Body vertices (V,3) in the world, from the canonical surface and `T_world_canonical` of one frame."""
+    blended = (geometry.skin_weights[..., None, None] * transforms[geometry.skin_indices, :3, :]).sum(dim=1)
+    vertices = geometry.vertices if offset is None else geometry.vertices + offset
+    return (blended[..., :3] @ vertices[..., None])[..., 0] + blended[..., 3]
+
+
+@dataclass
+class BodyMotion:
+    """Bones of all people and frames for the present parameters, differentiable."""
+
+    T_world_rest: Float[Tensor, "people frames bones 4 4"]
+    T_world_canonical: Float[Tensor, "people frames bones 4 4"]
+    joints: Float[Tensor, "people frames bones 3"]
+    shape_offset: Float[Tensor, "people vertices 3"] | None
+
+
+def body_motion(body: BodyModel, avatars: Avatars, parameters: BodyParameters, shape_moves: bool) -> BodyMotion:
+    """Walk the kinematic tree of every person and frame at once.
+
+    `shape_moves`: whether the shape differs from the avatars' own, so that the surface needs an offset.
+    """
+    people, frames = parameters.poses.shape[:2]
+    betas = parameters.betas[:, None].expand(people, frames, -1)
+    T_world_rest = body.transforms(betas, parameters.poses, parameters.trans)
+    T_canonical_rest = canonical_transforms(body, parameters.betas)
+    T_world_canonical = T_world_rest @ torch.linalg.inv(T_canonical_rest)[:, None]
+    rest_joints = body.rest_joints(betas)
+    joints = (T_world_rest[..., :3, :3] @ rest_joints[..., None])[..., 0] + T_world_rest[..., :3, 3]
+    offset = None
+    if shape_moves:
+        geometry = avatars.geometry[0]
+        current = canonical_vertices(body, parameters.betas, geometry.skin_indices, geometry.skin_weights)
+        offset = current - torch.stack([g.vertices for g in avatars.geometry])
+    return BodyMotion(T_world_rest, T_world_canonical, joints, offset)
+
+
+class ShellCache:
+    """Shells by (person, frame), rebuilt only when the body has moved noticeably since."""
+
+    def __init__(self, avatars: Avatars, thickness: float) -> None:
+        self.avatars = avatars
+        self.thickness = thickness
+        self._shells: dict[tuple[int, int], tuple[Shell, Tensor]] = {}
+
+    def clear(self) -> None:
+        self._shells.clear()
+
+    @torch.no_grad()
+    def get(self, person: int, frame: int, motion: BodyMotion) -> Shell:
+        transforms = motion.T_world_canonical[person, frame]
+        held = self._shells.get((person, frame))
+        if held is not None and _moved(held[1], transforms, motion.joints[person, frame]) < STALE_DISTANCE:
+            return held[0]
+        offset = None if motion.shape_offset is None else motion.shape_offset[person]
+        vertices = posed_vertices(self.avatars.geometry[person], transforms, offset)
+        shell = Shell(vertices, self.thickness)
+        self._shells[(person, frame)] = (shell, transforms.detach().clone())
+        return shell
+
+
+def _moved(before: Tensor, now: Tensor, joints: Tensor) -> float:
+    """Largest displacement in metres of the joints, or of points a bone's reach away, between two sets of bones."""
+    relative = now @ torch.linalg.inv(before)
+    swing = (relative[:, :3, :3] - torch.eye(3).to(relative)).flatten(1).norm(dim=1).max() * BONE_REACH
+    shift = (((relative[:, :3, :3] @ joints[..., None])[..., 0] + relative[:, :3, 3]) - joints).norm(dim=1).max()
+    return float(torch.maximum(swing, shift))
+
+
+def render_people(
+    avatars: Avatars,
+    motion: BodyMotion,
+    valid: Tensor,
+    frames: list[int],
+    cache: ShellCache,
+) -> tuple[list[PersonRender], list[list[Shell | None]]]:
+    """What the renderer needs for a batch of frames: people, and their shells (None where a person is absent)."""
+    people, shells = [], []
+    index = torch.as_tensor(frames, device=motion.joints.device)
+    for person, geometry in enumerate(avatars.geometry):
+        posed = PosedPerson(
+            geometry=geometry,
+            T_world_canonical=motion.T_world_canonical[person, index],
+            T_world_root=motion.T_world_rest[person, index, 0],
+            shape_offset=None if motion.shape_offset is None else motion.shape_offset[person],
+        )
+        shading = avatars.shading[person] if avatars.use_shading else None
+        people.append(PersonRender(posed=posed, field=avatars.fields[person], shading=shading))
+        shells.append([cache.get(person, f, motion) if bool(valid[person, f]) else None for f in frames])
+    return people, shells
+
+
+def image_boxes(
+    joints: Float[np.ndarray, "people 24 3"], cameras, margin: float = 0.25
+) -> Float[np.ndarray, "cameras 4"]:
+    """Pixel rectangles (left, top, right, bottom) that hold the given joints, widened by `margin` metres around."""
+    corners = torch.as_tensor(joints, dtype=cameras.K.dtype).reshape(-1, 3)
+    offsets = margin * torch.cat([torch.eye(3), -torch.eye(3)]).to(corners)
+    pixels, depth = cameras.project((corners[:, None] + offsets).reshape(-1, 3))
+    ahead = depth > 0.05
+    boxes = []
+    for camera in range(len(cameras.names)):
+        seen = pixels[camera][ahead[camera]].detach().cpu().numpy()
+        boxes.append([*seen.min(axis=0), *seen.max(axis=0)] if len(seen) else [0, 0, 0, 0])
+    return np.asarray(boxes)

@@ -1,0 +1,138 @@
+"""Losses of the avatar and pose stages as pure functions (AvatarPose Sec. 3.3 and 3.4, Eq. 5 to 13).
+
+Every function returns a scalar mean; weights are the caller's.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+HARD_SURFACE_FLOOR = math.log(1 + math.exp(-1))
+"""Value of the hard-surface term's minimum, so that the loss is zero for opacities 0 and 1."""
+PROBABILITY_FLOOR = 1e-3
+ACCELERATION_UNIT = 10.0
+"""m/s^2: accelerations well below are normal in dance, well above are jitter."""
+ANGULAR_ACCELERATION_UNIT = 100.0
+"""rad/s^2."""
+# Joint angles that must not bend backwards: index into the 69 body angles and the sign of hyperextension
+# (SMPLify's prior: left elbow y, right elbow y, left knee x, right knee x).
+HINGES = ((52, 1.0), (55, -1.0), (9, -1.0), (12, -1.0))
+
+
+def huber(error: Float[Tensor, "*batch"], delta: float) -> Float[Tensor, "*batch"]:
+    """0.5 e^2 below delta, linear above, divided by nothing: torch's `huber_loss` against zero."""
+    return F.huber_loss(error, torch.zeros_like(error), delta=delta, reduction="none")
+
+
+def masked_mean(values: Float[Tensor, "*batch"], where: Bool[Tensor, "*batch"]) -> Float[Tensor, ""]:
+    """Mean over the chosen entries, zero when there is none."""
+    chosen = where.to(values.dtype)
+    return (values * chosen).sum() / chosen.sum().clamp(min=1.0)
+
+
+def colour_loss(
+    rendered: Float[Tensor, "rays 3"], target: Float[Tensor, "rays 3"], where: Bool[Tensor, " rays"], delta: float
+) -> Float[Tensor, ""]:
+    """Huber loss on colours in 0 to 1, mean over channels and over the rays that carry colour (Eq. 5)."""
+    return masked_mean(huber(rendered - target, delta).mean(dim=-1), where)
+
+
+def alpha_squared(alpha: Float[Tensor, " rays"], label: Tensor) -> Float[Tensor, ""]:
+    """Squared difference of opacity and mask, unknown pixels left out (Eq. 6)."""
+    return masked_mean((alpha - (label == 1).to(alpha.dtype)) ** 2, label != 2)
+
+
+def alpha_cross_entropy(alpha: Float[Tensor, " rays"], label: Tensor) -> Float[Tensor, ""]:
+    """Cross-entropy of the union's opacity with the mask, foreground and background alike, on clamped probabilities.
+
+    Eq. 10 of the paper keeps the foreground half only; without the background half a body may swell unpunished.
+    """
+    probability = alpha.clamp(PROBABILITY_FLOOR, 1 - PROBABILITY_FLOOR)
+    target = (label == 1).to(alpha.dtype)
+    return masked_mean(F.binary_cross_entropy(probability, target, reduction="none"), label != 2)
+
+
+def person_cross_entropy(person_alpha: Float[Tensor, "rays people"], person: Tensor) -> Float[Tensor, ""]:
+    """Cross-entropy of each person's layered opacity with that person's own mask; `person` is -2 where unknown."""
+    known = person > -2
+    probability = person_alpha.clamp(PROBABILITY_FLOOR, 1 - PROBABILITY_FLOOR)
+    indices = torch.arange(person_alpha.shape[1], device=person.device)
+    target = (person[:, None] == indices).to(person_alpha.dtype)
+    return masked_mean(F.binary_cross_entropy(probability, target, reduction="none").sum(dim=1), known)
+
+
+def hard_surface(opacity: Float[Tensor, "*batch"]) -> Float[Tensor, ""]:
+    """-log(e^-a + e^(a-1)) + log(1 + e^-1), zero for a in {0, 1} and largest at one half (LOLNeRF's prior)."""
+    if opacity.numel() == 0:
+        return opacity.sum()
+    return (HARD_SURFACE_FLOOR - torch.logaddexp(-opacity, opacity - 1)).mean()
+
+
+def layer_entropy(person_alpha: Float[Tensor, "rays people"]) -> Float[Tensor, ""]:
+    """-a log a of each person's layered opacity: a pixel belongs to one person (Eq. 8)."""
+    return -(person_alpha * person_alpha.clamp(min=1e-5).log()).mean()
+
+
+def opacity_outside(
+    density: Float[Tensor, " samples"], distance: Float[Tensor, " samples"], beyond: float
+) -> Float[Tensor, ""]:
+    """Opacity over 10 mm of samples farther than `beyond` metres from the skin, mean over those samples."""
+    return masked_mean(1 - torch.exp(-0.01 * density.clamp(min=0)), distance > beyond)
+
+
+def hinge_prior(poses: Float[Tensor, "*batch 72"]) -> Float[Tensor, ""]:
+    """exp(s theta)^2 of elbows and knees, mean over joints: grows fast when they bend backwards (Eq. 11)."""
+    indices = torch.tensor([index + 3 for index, _ in HINGES], device=poses.device)
+    signs = torch.tensor([sign for _, sign in HINGES], dtype=poses.dtype, device=poses.device)
+    return torch.exp(signs * poses[..., indices]).square().mean()
+
+
+def charbonnier(x: Float[Tensor, "*batch k"]) -> Float[Tensor, "*batch"]:
+    """sqrt(1 + |x|^2) - 1: half the square for small vectors, linear for large ones."""
+    return (1 + x.square().sum(dim=-1)).sqrt() - 1
+
+
+def acceleration_loss(
+    positions: Float[Tensor, "people frames joints 3"], triple: Bool[Tensor, "people inner"], fps: float
+) -> Float[Tensor, ""]:
+    """Robust acceleration in units of 10 m/s^2, over three consecutive valid frames.
+
+    Args:
+        positions: metres.
+        triple: whether frames t, t+1, t+2 are all there and consecutive.
+    """
+    second = positions[:, :-2] - 2 * positions[:, 1:-1] + positions[:, 2:]
+    cost = charbonnier(second * (fps**2 / ACCELERATION_UNIT)).mean(dim=-1)
+    return masked_mean(cost, triple)
+
+
+def angular_acceleration_loss(
+    rotations: Float[Tensor, "people frames joints 3 3"], triple: Bool[Tensor, "people inner"], fps: float
+) -> Float[Tensor, ""]:
+    """Robust change of each joint's angular velocity in units of 100 rad/s^2.
+
+    The difference R2^T R1 - R1^T R0 of two relative rotations has Frobenius norm sqrt(2) times the difference of
+    their angles when these are small, which they are between frames.
+    """
+    step = rotations[:, 1:].transpose(-1, -2) @ rotations[:, :-1]
+    change = (step[:, 1:] - step[:, :-1]).flatten(-2) / math.sqrt(2)
+    cost = charbonnier(change * (fps**2 / ANGULAR_ACCELERATION_UNIT)).mean(dim=-1)
+    return masked_mean(cost, triple)
+
+
+def start_prior(joints: Tensor, start: Tensor, valid: Tensor, unit: float = 0.03) -> Float[Tensor, ""]:
+    """Robust distance of joints (people, frames, joints, 3) from their start, in units of `unit` metres."""
+    return masked_mean(charbonnier((joints - start) / unit).mean(dim=-1), valid)
+
+
+def keypoint_loss(
+    residual: Float[Tensor, "entries 2"], weight: Float[Tensor, " entries"], unit: float
+) -> Float[Tensor, ""]:
+    """Geman-McClure cost of reprojection residuals (pixels) with scale `unit`, weighted by detection scores."""
+    square = residual.square().sum(dim=-1) / unit**2
+    return (weight * square / (1 + square)).sum() / weight.sum().clamp(min=1e-6)

@@ -1,0 +1,209 @@
+"""Which pixels the losses look at: pools of pixels drawn from every image, and the rays of one iteration.
+
+Images are read once a segment, in order, so memory does not grow with the length of the capture: of every image a pool
+of pixels is kept (people, mask edges, some background), with their rays, colours and mask labels.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from avatarpose.frames import FrameCache
+
+BACKGROUND, UNKNOWN, FOREGROUND = 0, 128, 255
+# Shares of people, of the band around mask edges and of the surroundings in a pool.
+SHARE_PEOPLE, SHARE_EDGE, SHARE_AROUND = 0.55, 0.35, 0.10
+EDGE_WIDTH = 12  # pixels: the band around mask edges that is looked at more often (half the published kernel)
+
+
+@dataclass
+class Pool:
+    """The pixels kept of one frame, of all its cameras. Groups are square patches (one pixel where patch is 1)."""
+
+    camera: Int[Tensor, "groups patch"]
+    direction: Float[Tensor, "groups patch 3"]
+    colour: Float[Tensor, "groups patch 3"]
+    """RGB in 0 to 1, blurred inside the mask where the stage asks for it."""
+    label: Int[Tensor, "groups patch"]
+    """0 background, 1 foreground, 2 unknown."""
+    coloured: Bool[Tensor, "groups patch"]
+    """Whether the colour loss may look there: neither unknown nor within the band at a mask's edge."""
+    person: Int[Tensor, "groups patch"]
+    """Index of the person whose own mask covers the pixel, -1 none, -2 where nobody's mask is known."""
+    weight: Float[Tensor, " groups"]
+    """Relative probability of being drawn: grows with the disagreement last seen."""
+
+
+@dataclass
+class PixelBatch:
+    """The rays of one iteration with what was seen there."""
+
+    origin: Float[Tensor, "rays 3"]
+    direction: Float[Tensor, "rays 3"]
+    camera: Int[Tensor, " rays"]
+    frame: Int[Tensor, " rays"]
+    """Index into the frames of this iteration."""
+    colour: Float[Tensor, "rays 3"]
+    label: Int[Tensor, " rays"]
+    coloured: Bool[Tensor, " rays"]
+    person: Int[Tensor, " rays"]
+    group: Int[Tensor, " groups"]
+    """Index of each group in its frame's pool."""
+
+
+def blur_inside(image: Float[np.ndarray, "h w 3"], mask: Bool[np.ndarray, "h w"], sigma: float) -> np.ndarray:
+    """Gaussian blur of `sigma` pixels that mixes foreground with foreground only (normalised convolution)."""
+    if sigma <= 0:
+        return image
+    weight = mask.astype(np.float32)
+    blurred = cv2.GaussianBlur(image * weight[..., None], (0, 0), sigma)
+    norm = cv2.GaussianBlur(weight, (0, 0), sigma)
+    return np.where(mask[..., None], blurred / np.maximum(norm, 1e-3)[..., None], image)
+
+
+def edge_band(foreground: Bool[np.ndarray, "h w"], width: int) -> Bool[np.ndarray, "h w"]:
+    """Pixels within `width` pixels of the mask's edge, on both sides."""
+    kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * width + 1, 2 * width + 1))
+    raster = foreground.astype(np.uint8)
+    return cv2.dilate(raster, kernel) != cv2.erode(raster, kernel)
+
+
+class PixelSource:
+    """Draws pools from the images of a sequence.
+
+    Args:
+        images: images and masks of the capture, read ahead and within a limit of memory.
+        people: names of the people, in the order of the poses.
+        edge: pixels on either side of a mask's edge that carry no colour loss.
+    """
+
+    def __init__(self, images: FrameCache, people: list[str], edge: int, device: torch.device) -> None:
+        self.images = images
+        self.people = people
+        self.edge = edge
+        self.device = device
+        self.centres = images.cameras.centres.to(torch.float32).to(device)
+        self._cameras = images.cameras
+
+    def announce(self, frames: list[int]) -> None:
+        """Say which frames will be asked for next, so that their images are read ahead."""
+        cameras = range(len(self._cameras.names))
+        self.images.prefetch([(c, f) for f in frames for c in cameras], masks=True)
+
+    def pool(
+        self, frame: int, boxes: Float[np.ndarray, "cameras 4"], pixels: int, patch: int, blur: float, seed: int
+    ) -> Pool:
+        """The pool of one frame. `boxes` are the pixel rectangles (left, top, right, bottom) people project into."""
+        rng = np.random.default_rng([seed, frame])
+        parts = [
+            self._image_pool(camera, frame, boxes[camera], pixels, patch, blur, rng)
+            for camera in range(len(self._cameras.names))
+        ]
+        parts = [part for part in parts if part is not None]
+        if not parts:
+            return _empty_pool(patch * patch, self.device)
+        merged = {key: torch.from_numpy(np.concatenate([part[key] for part in parts])) for key in parts[0]}
+        groups = merged["camera"].shape[0]
+        return Pool(**{k: v.to(self.device) for k, v in merged.items()}, weight=torch.ones(groups, device=self.device))
+
+    def _image_pool(self, camera, frame, box, pixels, patch, blur, rng) -> dict[str, np.ndarray] | None:
+        height, width = int(self._cameras.height[camera]), int(self._cameras.width[camera])
+        mask = self.images.mask(camera, frame)
+        foreground = mask == FOREGROUND
+        left, top = max(int(box[0]), 0), max(int(box[1]), 0)
+        right, bottom = min(int(np.ceil(box[2])), width), min(int(np.ceil(box[3])), height)
+        inside = np.zeros((height, width), dtype=bool)
+        inside[top:bottom, left:right] = True
+        if not inside.any():
+            return None
+        near_edge = edge_band(foreground, EDGE_WIDTH) & inside
+        groups = max(1, pixels // (patch * patch))
+        rows, columns = _draw(foreground & inside, near_edge, inside, groups, rng)
+        if patch > 1:
+            rows = np.clip(rows - patch // 2, 0, height - patch)[:, None, None] + np.arange(patch)[None, :, None]
+            columns = np.clip(columns - patch // 2, 0, width - patch)[:, None, None] + np.arange(patch)[None, None, :]
+            rows, columns = (
+                np.broadcast_to(x, (len(x), patch, patch)).reshape(len(x), -1)
+                for x in np.broadcast_arrays(rows, columns)
+            )
+        else:
+            rows, columns = rows[:, None], columns[:, None]
+        image = self.images.image(camera, frame).astype(np.float32) / 255.0
+        image = blur_inside(image, foreground, blur)
+        label = np.where(foreground, 1, np.where(mask == UNKNOWN, 2, 0)).astype(np.int64)
+        coloured = ~edge_band(foreground, self.edge) & (label != 2)
+        person = np.full((height, width), -2, dtype=np.int64)
+        own = self.images.sequence.person_masks(camera, frame)
+        if own:
+            person[:] = -1
+            for name, raster in own.items():
+                if name in self.people:
+                    person[raster == FOREGROUND] = self.people.index(name)
+                    person[raster == UNKNOWN] = -2
+        pixel_centres = torch.from_numpy(np.stack([columns, rows], axis=-1) + 0.5)
+        _, directions = self._cameras.select([self._cameras.names[camera]]).rays(pixel_centres[None])
+        return {
+            "camera": np.full(rows.shape, camera, dtype=np.int64),
+            "direction": directions[0].to(torch.float32).numpy(),
+            "colour": image[rows, columns],
+            "label": label[rows, columns],
+            "coloured": coloured[rows, columns],
+            "person": person[rows, columns],
+        }
+
+    def batch(self, pools: list[Pool], rays: int, generator: torch.Generator) -> PixelBatch:
+        """`rays` rays shared evenly by the given frames' pools, drawn by the pools' weights."""
+        pools_with_pixels = [(b, pool) for b, pool in enumerate(pools) if pool.camera.numel()]
+        fields = {name: [] for name in ("camera", "direction", "colour", "label", "coloured", "person")}
+        frame, group = [], []
+        for b, pool in pools_with_pixels:
+            size = pool.camera.shape[1]
+            count = max(1, rays // (len(pools_with_pixels) * size))
+            drawn = torch.multinomial(pool.weight, count, replacement=True, generator=generator)
+            for name, values in fields.items():
+                values.append(getattr(pool, name)[drawn].flatten(0, 1))
+            frame.append(torch.full((count * size,), b, device=self.device))
+            group.append(drawn)
+        columns = {name: torch.cat(values) for name, values in fields.items()}
+        return PixelBatch(
+            origin=self.centres[columns["camera"]], frame=torch.cat(frame), group=torch.cat(group), **columns
+        )
+
+
+def note_disagreement(pools: list[Pool], batch: PixelBatch, error: Float[Tensor, " rays"]) -> None:
+    """Raise the weight of groups whose error (in units of a typical error) is large, so they are seen more often."""
+    size = pools[0].camera.shape[1]
+    per_group = error.detach().reshape(-1, size).mean(dim=1)
+    typical = per_group.mean().clamp(min=1e-6)
+    frame = batch.frame.reshape(-1, size)[:, 0]
+    for b, pool in enumerate(pools):
+        chosen = frame == b
+        if bool(chosen.any()):
+            target = (0.5 + 0.5 * per_group[chosen] / typical).clamp(max=3.0)
+            index = batch.group[chosen]
+            pool.weight[index] = 0.5 * pool.weight[index] + 0.5 * target
+
+
+def _draw(people, edge, around, groups: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    rows, columns = [], []
+    for region, share in ((people, SHARE_PEOPLE), (edge, SHARE_EDGE), (around, SHARE_AROUND)):
+        candidates = np.flatnonzero(region)
+        count = max(1, round(groups * share))
+        if candidates.size == 0:
+            continue
+        drawn = rng.choice(candidates, size=min(count, candidates.size), replace=False)
+        rows.append(drawn // region.shape[1])
+        columns.append(drawn % region.shape[1])
+    return np.concatenate(rows), np.concatenate(columns)
+
+
+def _empty_pool(size: int, device: torch.device) -> Pool:
+    flat = torch.zeros(0, size, dtype=torch.long, device=device)
+    empty = torch.zeros(0, size, 3, device=device)
+    return Pool(flat, empty, empty, flat, flat.bool(), flat, torch.zeros(0, device=device))

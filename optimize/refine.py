@@ -1,0 +1,277 @@
+"""Refinement: avatars and poses fitted in turn (AvatarPose Sec. 3.4), from registered bodies to refined ones."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from avatarpose.body import BodyModel
+from avatarpose.errors import InputError
+from avatarpose.estimate import associate
+from avatarpose.frames import FrameCache
+from avatarpose.io import write_json
+from avatarpose.results import Bodies, Joints3D
+from avatarpose.sequence import Sequence
+from optimize.avatars import Avatars, ShellCache, body_motion, image_boxes
+from optimize.checkpoint import Clock, fingerprint, load_checkpoint, save_avatar, save_checkpoint
+from optimize.config import RefineConfig, Stage
+from optimize.pixels import PixelSource, Pool
+from optimize.poses import PoseParameters
+from optimize.stages import Evidence, Problem, groups_of_parameters, step
+
+POOL_LIMIT = 12_000_000
+"""Pixels held in memory at most, over all images of a segment (about 60 bytes each)."""
+Progress = Callable[[int, int, str, dict[str, float]], None]
+"""Called with iterations done, iterations in all, the stage's name and the weighted loss terms."""
+
+
+def refine(
+    sequence: Sequence,
+    bodies: Bodies,
+    body: BodyModel,
+    config: RefineConfig,
+    progress: Progress | None = None,
+    device: torch.device | str = "cpu",
+    memory_bytes: int = 2**30,
+) -> Bodies:
+    """Alternate avatar and pose stages; resumes from `results/checkpoint` when it belongs to the same run.
+
+    Writes `results/avatars/<person>.safetensors` and `results/cameras_refined.json` on the way.
+
+    Args:
+        sequence: capture with images and masks.
+        bodies: registered bodies of the sequence's frames.
+        memory_bytes: limit on the images kept in memory.
+
+    Raises:
+        InputError: images or masks are missing, or the bodies are of other frames.
+    """
+    device = torch.device(device)
+    if config.ablation.joint:
+        config = replace(config, stages=_joint_stages(config.stages))
+    problem = build_problem(sequence, bodies, body, config, device, memory_bytes)
+    run = fingerprint(
+        config,
+        [
+            bodies.betas.tobytes(),
+            bodies.poses.tobytes(),
+            bodies.trans.tobytes(),
+            ",".join(sequence.cameras.names).encode(),
+        ],
+    )
+    modules = {"avatars": problem.avatars, "poses": problem.poses}
+    folder = sequence.results / "checkpoint"
+    restored = load_checkpoint(folder, run, modules, device)
+    clock, optimiser_state = restored if restored else (Clock(), None)
+    done = sum(stage.iterations for stage in config.stages[: clock.stage]) + clock.iteration
+    for index in range(clock.stage, len(config.stages)):
+        stage = config.stages[index]
+        start = clock.iteration if index == clock.stage else 0
+        optimiser = _optimiser(problem, stage, config)
+        if optimiser_state is not None:
+            optimiser.load_state_dict(optimiser_state)
+            optimiser_state = None
+        while start < stage.iterations:
+            stop = min(start + config.segment, stage.iterations)
+            _segment(problem, stage, index, start, stop, optimiser, progress, done)
+            done += stop - start
+            start = stop
+            last = stop == stage.iterations
+            save_checkpoint(
+                folder, run, Clock(index + 1, 0) if last else Clock(index, stop), modules, None if last else optimiser
+            )
+    write_avatars(problem, sequence, bodies)
+    return refined_bodies(problem, bodies)
+
+
+def build_problem(
+    sequence: Sequence,
+    bodies: Bodies,
+    body: BodyModel,
+    config: RefineConfig,
+    device: torch.device,
+    memory_bytes: int,
+) -> Problem:
+    """Parameters, avatars and evidence at their start values."""
+    if not config.ablation.smpl_only and not (sequence.has_images and sequence.has_masks):
+        missing = "images" if not sequence.has_images else "masks"
+        raise InputError(
+            "refinement needs images and masks",
+            file=sequence.folder,
+            expected=f"{missing} of every camera",
+            found="none",
+        )
+    if list(bodies.frames) != list(sequence.frames):
+        raise InputError(
+            "the registered bodies are of other frames",
+            file=sequence.results / "initial.npz",
+            expected=_span(sequence.frames),
+            found=_span(bodies.frames),
+        )
+    torch.manual_seed(config.seed)
+    betas = torch.as_tensor(bodies.betas, dtype=torch.float32)
+    valid = torch.as_tensor(bodies.valid, dtype=torch.bool)
+    avatars = Avatars(body, betas, len(sequence.cameras.names), config)
+    poses = PoseParameters(
+        betas,
+        torch.as_tensor(bodies.poses, dtype=torch.float32),
+        torch.as_tensor(bodies.trans, dtype=torch.float32),
+        valid,
+        config.pose_param,
+    ).to(device)
+    frames = np.asarray(bodies.frames)
+    consecutive = torch.as_tensor(np.diff(frames) == 1) if len(frames) > 1 else torch.zeros(0, dtype=torch.bool)
+    triple = valid[:, :-2] & valid[:, 1:-1] & valid[:, 2:] & (consecutive[:-1] & consecutive[1:])[None]
+    evidence = None
+    if config.pose.keypoints > 0 or config.ablation.smpl_only:
+        joints = Joints3D(
+            bodies.people,
+            bodies.frames,
+            bodies.keypoints,
+            np.ones(bodies.keypoints.shape[:3], np.float32),
+            bodies.valid,
+        )
+        evidence = Evidence.from_association(sequence, associate(sequence, joints), device)
+    source = PixelSource(FrameCache(sequence, memory_bytes), list(bodies.people), config.edge_band, device)
+    problem = Problem(
+        body=body,
+        cameras=sequence.cameras.to(dtype=torch.float32, device=device),
+        fps=sequence.fps,
+        config=config,
+        avatars=avatars.to(device),
+        poses=poses,
+        source=source,
+        evidence=evidence,
+        triple=triple.to(device),
+        start_joints=torch.as_tensor(np.nan_to_num(bodies.joints), dtype=torch.float32, device=device),
+        cache=ShellCache(avatars, config.sampling.shell),
+    )
+    return problem
+
+
+def _joint_stages(stages: tuple[Stage, ...]) -> tuple[Stage, ...]:
+    """The joint-optimisation ablation: every alternating stage becomes one that moves everything."""
+    return tuple(s if s.kind == "silhouette" else replace(s, kind="joint") for s in stages)
+
+
+def _optimiser(problem: Problem, stage: Stage, config: RefineConfig) -> torch.optim.Adam:
+    groups = groups_of_parameters(problem, stage)
+    active = {id(p) for group in groups for p in group["params"]}
+    for parameter in [*problem.avatars.parameters(), *problem.poses.parameters()]:
+        parameter.requires_grad_(id(parameter) in active)
+    return torch.optim.Adam(groups, betas=config.adam_betas, eps=1e-8, fused=True)
+
+
+def _segment(
+    problem: Problem,
+    stage: Stage,
+    index: int,
+    start: int,
+    stop: int,
+    optimiser: torch.optim.Optimizer,
+    progress: Progress | None,
+    done: int,
+) -> None:
+    """The iterations start..stop of a stage: a function of parameters, optimiser state and settings alone."""
+    config = problem.config
+    seed = (config.seed * 1_000_003 + index * 10_007 + start) % (2**31)
+    generator = torch.Generator(device=problem.triple.device).manual_seed(seed)
+    problem.cache.clear()
+    problem.avatars.set_surface_width(stage.surface_width)
+    with torch.no_grad():
+        parameters = problem.poses()
+        motion = body_motion(problem.body, problem.avatars, parameters, problem.shape_moves)
+    pools = draw_pools(problem, stage, motion.joints, seed)
+    fixed = (parameters, motion) if stage.kind == "avatar" else None
+    for iteration in range(start, stop):
+        factor = (1 - iteration / stage.iterations) ** config.decay_power
+        for group in optimiser.param_groups:
+            group["lr"] = group["base_lr"] * factor
+        terms = step(problem, stage, optimiser, pools, generator, fixed)
+        if progress is not None:
+            progress(done + iteration + 1 - start, config.iterations, stage.kind, terms)
+
+
+def draw_pools(problem: Problem, stage: Stage, joints: torch.Tensor, seed: int) -> dict[int, Pool]:
+    """Pixel pools of the stage's frames: those in which somebody is there."""
+    config, valid = problem.config, problem.poses.valid
+    frames = [f for f in range(valid.shape[1]) if bool(valid[:, f].any())]
+    if config.ablation.smpl_only:
+        cameras = torch.zeros(1, 1, dtype=torch.long)
+        pixel = Pool(
+            cameras, torch.ones(1, 1, 3), torch.zeros(1, 1, 3), cameras, cameras.bool(), cameras, torch.ones(1)
+        )
+        return dict.fromkeys(frames, pixel)
+    if stage.frame_subset is not None and stage.frame_subset < len(frames):
+        frames = _farthest_apart(frames, joints, valid, stage.frame_subset)
+    pixels = min(config.pool_pixels, POOL_LIMIT // (len(frames) * len(problem.cameras.names)))
+    patch = config.patch if stage.kind == "avatar" else 1
+    pools = {}
+    problem.source.announce(frames)
+    for f in frames:
+        boxes = image_boxes(joints[valid[:, f], f].cpu().numpy(), problem.cameras.to(device="cpu"))
+        pools[f] = problem.source.pool(f, boxes, pixels, patch, stage.blur, seed)
+    return pools
+
+
+def _farthest_apart(frames: list[int], joints: torch.Tensor, valid: torch.Tensor, count: int) -> list[int]:
+    """The frames in which people's roots are farthest apart: there the avatars are seen best."""
+
+    def nearest(f: int) -> float:
+        roots = joints[valid[:, f], f, 0]
+        return float(torch.pdist(roots).min()) if len(roots) > 1 else float("inf")
+
+    return sorted(sorted(frames, key=nearest, reverse=True)[:count])
+
+
+@torch.no_grad()
+def refined_bodies(problem: Problem, bodies: Bodies) -> Bodies:
+    """The present poses in the form of the results file."""
+    parameters = problem.poses()
+    people, frames = problem.poses.valid.shape
+    betas = parameters.betas[:, None].expand(people, frames, -1)
+    valid = problem.poses.valid.cpu().numpy()
+
+    def masked(values: torch.Tensor) -> np.ndarray:
+        array = values.cpu().numpy().astype(np.float32)
+        array[~valid] = np.nan
+        return array
+
+    return replace(
+        bodies,
+        betas=parameters.betas.cpu().numpy().astype(np.float32),
+        poses=masked(parameters.poses),
+        trans=masked(parameters.trans),
+        joints=masked(problem.body.joints(betas, parameters.poses, parameters.trans)),
+        keypoints=masked(problem.body.keypoints(betas, parameters.poses, parameters.trans)),
+    )
+
+
+def write_avatars(problem: Problem, sequence: Sequence, bodies: Bodies) -> None:
+    """Avatars as safetensors, one a person, and the cameras' colour corrections."""
+    for person, name in enumerate(bodies.people):
+        modules = {"field": problem.avatars.fields[person], "shading": problem.avatars.shading[person]}
+        metadata = {
+            "field": asdict(problem.config.field),
+            "betas": problem.poses.start_betas[person].tolist(),
+            "body": bodies.body_name,
+            "body_sha256": bodies.body_sha256,
+        }
+        save_avatar(sequence.results / "avatars" / f"{name}.safetensors", modules, metadata)
+    camera_colour = problem.avatars.camera_colour
+    linear, constant = camera_colour.linear.tolist(), camera_colour.constant.tolist()
+    write_json(
+        Path(sequence.results) / "cameras_refined.json",
+        {
+            name: {"colour": {"linear": linear[c], "constant": constant[c]}}
+            for c, name in enumerate(sequence.cameras.names)
+        },
+    )
+
+
+def _span(frames) -> str:
+    return f"{frames[0]} to {frames[-1]} ({len(frames)} frames)" if len(frames) else "none"

@@ -1,0 +1,311 @@
+"""One iteration of each kind of stage: draw pixels, render, lose, step."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from avatarpose.body import BodyModel
+from avatarpose.estimate import Association
+from avatarpose.sequence import Sequence
+from optimize import losses
+from optimize.avatars import Avatars, BodyMotion, ShellCache, body_motion, render_people
+from optimize.collision import collision_loss
+from optimize.config import RefineConfig, Stage
+from optimize.pixels import PixelBatch, PixelSource, Pool, note_disagreement
+from optimize.poses import BodyParameters, PoseParameters
+from renderer.field import FieldSample, offset_penalty, offset_smoothness
+from renderer.hash_grid import level_window
+from renderer.render import Rendering, render
+from renderer.sampling import RayBatch
+
+OUTSIDE_DISTANCE = 0.045
+"""Metres from the skin beyond which density is discouraged."""
+SMOOTHNESS_SAMPLES = 1024
+
+
+@dataclass
+class Evidence:
+    """2D keypoints by person: pixels, scores, and which entries exist, for the frames being refined."""
+
+    pixels: Tensor  # (C, F, P, 17, 2)
+    score: Tensor  # (C, F, P, 17), zero where there is no detection
+
+    @classmethod
+    def from_association(cls, sequence: Sequence, association: Association, device: torch.device) -> Evidence:
+        keypoints = torch.as_tensor(sequence.keypoints2d, dtype=torch.float32)
+        rows = torch.as_tensor(association.rows)
+        inlier = torch.as_tensor(association.inliers)
+        gathered = torch.gather(
+            keypoints, 2, rows.clamp(min=0)[..., None, None].expand(*rows.shape, 17, 3).to(torch.long)
+        )
+        there = (rows >= 0)[..., None] & torch.isfinite(gathered[..., 0]) & inlier
+        score = torch.where(there, gathered[..., 2].clamp(0, 1), 0.0)
+        return cls(torch.nan_to_num(gathered[..., :2]).to(device), torch.nan_to_num(score).to(device))
+
+
+@dataclass
+class Problem:
+    """Everything a stage works on."""
+
+    body: BodyModel
+    cameras: object
+    fps: float
+    config: RefineConfig
+    avatars: Avatars
+    poses: PoseParameters
+    source: PixelSource
+    evidence: Evidence | None
+    triple: Tensor  # (P, F-2) bool: three consecutive valid frames
+    start_joints: Tensor  # (P, F, 24, 3)
+    cache: ShellCache
+    keypoint_unit: float = 10.0
+    """Pixels: scale of the robust reprojection cost."""
+
+    @property
+    def parents(self) -> list[int]:
+        """Parent of each bone but the root."""
+        return list(self.body.parents[1:])
+
+    @property
+    def shape_moves(self) -> bool:
+        return bool((self.poses.delta_betas.detach() != 0).any())
+
+
+def groups_of_parameters(problem: Problem, stage: Stage) -> list[dict]:
+    """Adam parameter groups of a stage; parameters left out are frozen."""
+    rates, avatars, poses = problem.config.rates, problem.avatars, problem.poses
+    scale = stage.learning_rate_scale
+    groups: list[dict] = []
+
+    def add(parameters, rate: float) -> None:
+        parameters = [p for p in parameters if p is not None]
+        if parameters:
+            groups.append({"params": parameters, "lr": rate * scale, "base_lr": rate * scale})
+
+    learn_offset = stage.offset and problem.config.ablation.offset
+    if stage.kind != "pose":
+        add(avatars.offset_parameters() if learn_offset else [], rates.offset)
+        add(avatars.shared_parameters(), rates.avatar)
+    if stage.kind in ("avatar", "joint"):
+        if avatars.use_shading:
+            add(avatars.shading.parameters(), rates.shading)
+        if avatars.use_camera_colour:
+            add(avatars.camera_colour.parameters(), rates.shading)
+    if stage.kind in ("silhouette", "pose", "joint"):
+        add([poses.delta_pose], rates.pose)
+        add(poses.networks.parameters() if poses.networks is not None else [], rates.pose_mlp)
+        add([poses.delta_root], rates.root)
+        add([poses.delta_trans], rates.translation)
+        if stage.shape:
+            add([poses.delta_betas], rates.betas)
+    return groups
+
+
+def render_batch(
+    problem: Problem,
+    stage: Stage,
+    motion: BodyMotion,
+    batch: PixelBatch,
+    frames: list[int],
+    window: Tensor,
+    generator: torch.Generator,
+    want_colour: bool,
+) -> tuple[Rendering, Tensor]:
+    """The layered rendering of a batch of rays, and the loss of overlapping people where the stage asks for it."""
+    config = problem.config
+    people, shells = render_people(problem.avatars, motion, problem.poses.valid, frames, problem.cache)
+    rays = RayBatch(origins=batch.origin, directions=batch.direction, frame=batch.frame)
+    rendering = render(
+        people, shells, rays, config.sampling, level_weights=window, generator=generator, want_colour=want_colour
+    )
+    collision = rendering.alpha.sum() * 0.0
+    if stage.collision and config.ablation.collision:
+        collision = collision_loss(people, shells, rays, rendering, window)
+    return rendering, collision
+
+
+def image_losses(
+    problem: Problem, rendering: Rendering, batch: PixelBatch, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """Colour loss against the image over a fresh random background, and the error of each ray (for the sampler)."""
+    config, avatars = problem.config, problem.avatars
+    colour = rendering.colour
+    if avatars.use_camera_colour:
+        colour = avatars.camera_colour(colour, rendering.alpha, batch.camera)
+    behind = torch.rand(batch.colour.shape, generator=generator, device=batch.colour.device)
+    target = torch.where((batch.label == 1)[:, None], batch.colour, behind)
+    shown = colour + (1 - rendering.alpha)[:, None] * behind
+    error = (shown - target).abs().mean(dim=-1) * batch.coloured
+    return losses.colour_loss(shown, target, batch.coloured, config.huber), error
+
+
+def avatar_losses(
+    problem: Problem, rendering: Rendering, batch: PixelBatch, window: Tensor, generator: torch.Generator
+) -> tuple[dict[str, Tensor], Tensor]:
+    """Weighted terms of an avatar stage, and each ray's error."""
+    weights, avatars, switches = problem.config.avatar, problem.avatars, problem.config.ablation
+    rgb, error = image_losses(problem, rendering, batch, generator)
+    terms = {
+        "hard": weights.hard_alpha * losses.hard_surface(rendering.alpha)
+        + weights.hard_weight * losses.hard_surface(rendering.weights),
+        "layers": weights.layer_entropy * losses.layer_entropy(rendering.person_alpha),
+        "outside": weights.outside
+        * losses.opacity_outside(rendering.density, rendering.body_distance, OUTSIDE_DISTANCE),
+    }
+    if switches.rgb:
+        terms["rgb"] = weights.rgb * rgb
+    if switches.mask:
+        terms["alpha"] = weights.alpha * losses.alpha_squared(rendering.alpha, batch.label)
+        if bool((batch.person > -2).any()):
+            terms["person"] = weights.alpha * losses.person_cross_entropy(rendering.person_alpha, batch.person)
+    terms.update(offset_terms(problem, rendering, window, generator))
+    if avatars.use_shading:
+        terms["shading"] = weights.shading_prior * sum(shading.prior() for shading in avatars.shading)
+    if avatars.use_camera_colour:
+        terms["camera"] = weights.camera_prior * avatars.camera_colour.prior()
+    return terms, error
+
+
+def offset_terms(
+    problem: Problem, rendering: Rendering, window: Tensor, generator: torch.Generator
+) -> dict[str, Tensor]:
+    """Priors on the surface's distance from the skin: 0 to 30 mm, and smooth along the body."""
+    weights = problem.config.avatar
+    if not problem.config.ablation.offset:
+        return {}
+    limits = smooth = rendering.alpha.sum() * 0.0
+    samples = rendering.samples
+    for person, avatar_field in enumerate(problem.avatars.fields):
+        mine = torch.nonzero((samples.person == person) & rendering.evaluated)[:, 0]
+        if mine.numel() == 0:
+            continue
+        offset, density = rendering.offset[mine], rendering.density[mine]
+        sample = FieldSample(density, None, offset, raw_density=density)
+        limits = limits + offset_penalty(sample)
+        smooth = smooth + offset_smoothness(
+            avatar_field,
+            rendering.x_ref[mine],
+            sample,
+            normals=problem.avatars.geometry[person].normals[samples.vertex[mine]],
+            level_weights=window,
+            count=SMOOTHNESS_SAMPLES,
+            generator=generator,
+        )
+    return {"range": weights.offset_range * limits, "smooth": weights.offset_smooth * smooth}
+
+
+def pose_losses(
+    problem: Problem,
+    stage: Stage,
+    parameters: BodyParameters,
+    motion: BodyMotion,
+    rendering: Rendering,
+    collision: Tensor,
+    batch: PixelBatch,
+    frames: list[int],
+    generator: torch.Generator,
+) -> tuple[dict[str, Tensor], Tensor]:
+    """Weighted terms of silhouette and pose stages, and each ray's error."""
+    weights, switches = problem.config.pose, problem.config.ablation
+    valid = problem.poses.valid
+    terms: dict[str, Tensor] = {}
+    error = (rendering.alpha.detach() - (batch.label == 1).float()).abs() * (batch.label != 2)
+    if stage.kind != "silhouette" and switches.rgb:
+        rgb, error = image_losses(problem, rendering, batch, generator)
+        terms["rgb"] = weights.rgb * rgb
+    if switches.mask:
+        terms["alpha"] = weights.alpha * losses.alpha_cross_entropy(rendering.alpha, batch.label)
+        if bool((batch.person > -2).any()):
+            terms["person"] = weights.person * losses.person_cross_entropy(rendering.person_alpha, batch.person)
+    if stage.collision and switches.collision:
+        terms["collision"] = weights.collision * collision
+    terms.update(motion_priors(problem, stage, parameters, motion, valid))
+    if problem.evidence is not None and (weights.keypoints > 0 or switches.smpl_only):
+        weight = weights.keypoints if not switches.smpl_only else 1.0
+        terms["keypoints"] = weight * reprojection_loss(problem, parameters, frames)
+    return terms, error
+
+
+def motion_priors(
+    problem: Problem, stage: Stage, parameters: BodyParameters, motion: BodyMotion, valid: Tensor
+) -> dict[str, Tensor]:
+    """Priors on pose, hinges, shape and acceleration."""
+    weights, switches = problem.config.pose, problem.config.ablation
+    terms: dict[str, Tensor] = {}
+    if switches.priors:
+        body_pose = parameters.poses[..., 3:]
+        terms["prior"] = weights.pose_prior * losses.masked_mean(body_pose.square().sum(dim=-1), valid)
+        terms["hinge"] = weights.angle_prior * losses.hinge_prior(parameters.poses[valid])
+        if stage.shape:
+            terms["shape"] = weights.shape_prior * parameters.betas.square().sum(dim=-1).mean()
+        if weights.start > 0:
+            terms["start"] = weights.start * losses.start_prior(motion.joints, problem.start_joints, valid)
+    if switches.smoothness and problem.triple.numel():
+        terms["smooth"] = weights.smooth_joints * losses.acceleration_loss(motion.joints, problem.triple, problem.fps)
+        rotations = motion.T_world_rest[..., :3, :3]
+        local = torch.cat(
+            [rotations[:, :, :1], rotations[:, :, problem.parents].transpose(-1, -2) @ rotations[:, :, 1:]], dim=2
+        )
+        terms["turn"] = weights.smooth_rotations * losses.angular_acceleration_loss(local, problem.triple, problem.fps)
+    return terms
+
+
+def reprojection_loss(problem: Problem, parameters: BodyParameters, frames: list[int]) -> Tensor:
+    """Robust distance in pixels of the body's COCO keypoints from the detections of the given frames."""
+    evidence, body = problem.evidence, problem.body
+    people = parameters.betas.shape[0]
+    betas = parameters.betas[:, None].expand(people, len(frames), -1)
+    keypoints = body.keypoints(betas, parameters.poses[:, frames], parameters.trans[:, frames])
+    pixels, depth = problem.cameras.project(keypoints.transpose(0, 1))  # (C, B, P, 17, 2)
+    score = evidence.score[:, frames] * (depth > 0)
+    chosen = score > 0
+    residual = pixels[chosen] - evidence.pixels[:, frames][chosen]
+    return losses.keypoint_loss(residual, score[chosen], problem.keypoint_unit)
+
+
+def step(
+    problem: Problem,
+    stage: Stage,
+    optimiser: torch.optim.Optimizer,
+    pools: dict[int, Pool],
+    generator: torch.Generator,
+    fixed_motion: tuple[BodyParameters, BodyMotion] | None,
+) -> dict[str, float]:
+    """One iteration: draw frames and rays, render, and step the optimiser. Returns the weighted terms."""
+    config = problem.config
+    usable = list(pools)
+    count = min(config.frames_per_step, len(usable))
+    chosen = torch.randperm(len(usable), generator=generator, device=generator.device)[:count]
+    frames = sorted(usable[i] for i in chosen.tolist())
+    batch = problem.source.batch([pools[f] for f in frames], config.rays, generator)
+    if fixed_motion is None:
+        parameters = problem.poses()
+        motion = body_motion(problem.body, problem.avatars, parameters, stage.shape or problem.shape_moves)
+    else:
+        parameters, motion = fixed_motion
+    if config.ablation.smpl_only:
+        terms = motion_priors(problem, stage, parameters, motion, problem.poses.valid)
+        terms["keypoints"] = reprojection_loss(problem, parameters, frames)
+    else:
+        want_colour = stage.kind != "silhouette" and config.ablation.rgb
+        window = level_window(stage.detail, config.field.levels, config.field.geometry_levels)
+        rendering, collision = render_batch(problem, stage, motion, batch, frames, window, generator, want_colour)
+        terms = {}
+        if stage.kind in ("avatar", "joint"):
+            terms, error = avatar_losses(problem, rendering, batch, window, generator)
+        if stage.kind != "avatar":
+            pose_terms, error = pose_losses(
+                problem, stage, parameters, motion, rendering, collision, batch, frames, generator
+            )
+            terms = {**terms, **pose_terms}
+        if stage.kind == "silhouette":
+            terms.update(offset_terms(problem, rendering, window, generator))
+        note_disagreement([pools[f] for f in frames], batch, error)
+    loss = sum(terms.values())
+    optimiser.zero_grad(set_to_none=True)
+    loss.backward()
+    optimiser.step()
+    return {name: float(value.detach()) for name, value in terms.items()}

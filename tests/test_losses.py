@@ -1,0 +1,119 @@
+"""Losses against numbers worked out by hand."""
+
+import math
+
+import pytest
+import torch
+
+from optimize import losses
+from optimize.pixels import blur_inside, edge_band
+from optimize.poses import PoseParameters
+
+
+def test_colour_loss_is_half_the_square_below_delta_and_ignores_uncoloured_rays():
+    rendered = torch.tensor([[0.5, 0.5, 0.5], [1.0, 0.0, 0.0]])
+    target = torch.tensor([[0.45, 0.5, 0.5], [0.0, 0.0, 0.0]])
+    only_first = losses.colour_loss(rendered, target, torch.tensor([True, False]), delta=0.1)
+    # 0.5 * 0.05^2 in one of three channels
+    assert only_first.item() == pytest.approx(0.5 * 0.05**2 / 3)
+    both = losses.colour_loss(rendered, target, torch.tensor([True, True]), delta=0.1)
+    # second ray: 0.1 * (1 - 0.05) in one of three channels
+    assert both.item() == pytest.approx((0.5 * 0.05**2 / 3 + 0.1 * 0.95 / 3) / 2)
+
+
+def test_cross_entropy_punishes_missing_and_surplus_opacity_alike():
+    alpha = torch.tensor([0.8, 0.2, 0.3])
+    label = torch.tensor([1, 0, 2])
+    # both known pixels have probability 0.8 of their label; the unknown one does not count
+    assert losses.alpha_cross_entropy(alpha, label).item() == pytest.approx(-math.log(0.8), rel=1e-5)
+
+
+def test_cross_entropy_is_finite_at_saturated_opacity():
+    alpha = torch.tensor([0.0, 1.0], requires_grad=True)
+    loss = losses.alpha_cross_entropy(alpha, torch.tensor([1, 0]))
+    assert loss.item() == pytest.approx(-math.log(1e-3), rel=1e-4)
+
+
+def test_person_cross_entropy_sums_over_people_and_skips_unknown_pixels():
+    person_alpha = torch.tensor([[0.9, 0.1], [0.5, 0.5]])
+    loss = losses.person_cross_entropy(person_alpha, torch.tensor([0, -2]))
+    assert loss.item() == pytest.approx(-2 * math.log(0.9), rel=1e-5)
+
+
+def test_hard_surface_is_zero_at_zero_and_one_and_largest_at_half():
+    assert losses.hard_surface(torch.tensor([0.0, 1.0])).item() == pytest.approx(0.0, abs=1e-6)
+    # at one half: -log(2 e^-0.5) + log(1 + e^-1)
+    expected = -math.log(2 * math.exp(-0.5)) + math.log(1 + math.exp(-1))
+    assert losses.hard_surface(torch.tensor([0.5])).item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_layer_entropy_of_a_shared_pixel():
+    # two people at one half each: -0.5 log 0.5 each
+    assert losses.layer_entropy(torch.tensor([[0.5, 0.5]])).item() == pytest.approx(0.5 * math.log(2), rel=1e-5)
+    assert losses.layer_entropy(torch.tensor([[1.0, 0.0]])).item() == pytest.approx(0.0, abs=1e-6)
+
+
+def test_acceleration_is_in_physical_units():
+    # x = 5 t^2 metres has 10 m/s^2, one unit, at any frame rate: sqrt(2) - 1
+    for fps in (20.0, 60.0):
+        t = torch.arange(5, dtype=torch.float64) / fps
+        positions = torch.zeros(1, 5, 1, 3, dtype=torch.float64)
+        positions[0, :, 0, 0] = 5 * t**2
+        loss = losses.acceleration_loss(positions, torch.ones(1, 3, dtype=torch.bool), fps)
+        assert loss.item() == pytest.approx(math.sqrt(2) - 1, rel=1e-9)
+
+
+def test_constant_velocity_and_constant_turn_cost_nothing():
+    import roma
+
+    t = torch.arange(5, dtype=torch.float64)
+    positions = torch.stack([t, 2 * t, -t], dim=-1)[None, :, None]
+    there = torch.ones(1, 3, dtype=torch.bool)
+    assert losses.acceleration_loss(positions, there, 20.0).item() == pytest.approx(0.0, abs=1e-12)
+    turns = roma.rotvec_to_rotmat(torch.stack([0 * t, 0.3 * t, 0 * t], dim=-1))[None, :, None]
+    assert losses.angular_acceleration_loss(turns, there, 20.0).item() == pytest.approx(0.0, abs=1e-12)
+
+
+def test_angular_acceleration_of_a_small_jump():
+    import roma
+
+    fps, jump = 20.0, 0.01
+    angles = torch.tensor([0.0, 0.0, jump], dtype=torch.float64)
+    turns = roma.rotvec_to_rotmat(torch.stack([angles * 0, angles, angles * 0], dim=-1))[None, :, None]
+    loss = losses.angular_acceleration_loss(turns, torch.ones(1, 1, dtype=torch.bool), fps)
+    # 0.01 rad between two frames after rest: 0.01 * 400 = 4 rad/s^2, 0.04 units
+    assert loss.item() == pytest.approx(math.sqrt(1 + 0.04**2) - 1, rel=1e-3)
+
+
+def test_missing_frames_carry_no_acceleration():
+    positions = torch.randn(1, 5, 2, 3)
+    assert losses.acceleration_loss(positions, torch.zeros(1, 3, dtype=torch.bool), 20.0).item() == 0.0
+
+
+def test_pose_parameters_start_at_the_start():
+    torch.manual_seed(1)
+    start = torch.randn(2, 4, 72) * 0.3
+    for param in ("mlp", "direct", "both"):
+        valid = torch.ones(2, 4, dtype=torch.bool)
+        poses = PoseParameters(torch.zeros(2, 10), start, torch.randn(2, 4, 3), valid, param)
+        now = poses()
+        assert torch.allclose(now.poses, start, atol=1e-3)
+        assert torch.allclose(now.trans, poses.start_trans)
+        now.poses.sum().backward()
+        assert poses.delta_root.grad.abs().max() > 0
+
+
+def test_edge_band_reaches_its_width_on_both_sides():
+    mask = torch.zeros(20, 20, dtype=torch.bool).numpy()
+    mask[:, 10:] = True
+    band = edge_band(mask, 2)
+    assert band[10].nonzero()[0].tolist() == [8, 9, 10, 11]
+
+
+def test_blur_mixes_no_background_in():
+    mask = torch.zeros(20, 20, dtype=torch.bool).numpy()
+    mask[:, 10:] = True
+    image = mask[..., None].astype("float32").repeat(3, axis=2)
+    blurred = blur_inside(image, mask, 2.0)
+    assert blurred[mask].min() == pytest.approx(1.0, abs=1e-5)
+    assert blurred[~mask].max() == 0.0
