@@ -240,6 +240,19 @@ def test_one_frame(tmp_path):
     assert len(found.people) == 3 and found.valid.all()
 
 
+def test_association_of_a_part_of_the_frames_in_any_order(tmp_path):
+    sequence, rows = scene(three_people()[:1, :12], ring(4)).write(tmp_path)
+    found = estimate(sequence)
+    part = [7, 3]
+    some = replace(
+        found, frames=found.frames[part], keypoints=found.keypoints[:, part], valid=found.valid[:, part]
+    )  # fmt: skip
+    np.testing.assert_array_equal(associate(sequence, some).rows, associate(sequence, found).rows[:, part])
+    np.testing.assert_array_equal(associate(sequence, some).rows, rows[:, part])
+    with pytest.raises(InputError, match="frame 99: 3D joints of a frame that is not in the sequence"):
+        associate(sequence, replace(some, frames=np.array([7, 99])))
+
+
 def test_nobody_is_an_error_that_says_so(tmp_path):
     made = scene(three_people()[:, :10], ring(4))
     made.detections[:] = np.nan
@@ -249,6 +262,9 @@ def test_nobody_is_an_error_that_says_so(tmp_path):
     made.detections[1:] = np.nan
     with pytest.raises(InputError, match="no person found"):
         estimate(made.write(tmp_path / "one view")[0])
+    made = scene(three_people()[:0, :10], ring(4))
+    with pytest.raises(InputError, match="no person found"):
+        estimate(made.write(tmp_path / "no rows")[0])
 
 
 def test_unknown_settings_are_refused():
@@ -267,8 +283,8 @@ def test_duo_captures_reach_triangulation_with_known_identities(data_folder, nam
     assert np.nanmean(errors[..., 5:]) < limit and np.isnan(errors[..., 5:]).mean() < 0.01
     other = np.linalg.norm(truth[::-1] - found.keypoints[person], axis=-1)
     assert (np.nanmean(errors, axis=2) < np.nanmean(other, axis=2)).all(), "identities swapped"
-    sure = found.scores[person] > np.median(found.scores)
-    assert np.nanmean(errors[sure]) < 0.9 * np.nanmean(errors[~sure])
+    unsure = found.scores[person] < np.quantile(found.scores, 0.1)
+    assert np.nanmean(errors[unsure]) > 1.15 * np.nanmean(errors[~unsure])
 
 
 def test_shelf_without_identities(data_folder):

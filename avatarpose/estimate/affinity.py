@@ -33,6 +33,8 @@ class Rays:
         cls, cameras: Cameras, keypoints: Float[np.ndarray, "cameras frames rows 17 3"], min_score: float = 0.0
     ) -> Rays:
         """Casts the detected joints (x, y in pixels of the distorted image, score; NaN where absent)."""
+        if keypoints.shape[2] == 0:  # nobody detected anywhere: one row of nothing keeps indexing simple
+            keypoints = np.full((*keypoints.shape[:2], 1, 17, 3), np.nan)
         scores = np.asarray(keypoints[..., 2], np.float64)
         seen = np.isfinite(keypoints).all(axis=-1) & (np.nan_to_num(scores) >= max(min_score, 1e-6))
         pixels = np.where(seen[..., None], keypoints[..., :2], 0.0).astype(np.float64)

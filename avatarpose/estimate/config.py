@@ -17,7 +17,7 @@ class TriangulationConfig:
     """Detected joints below this score are ignored."""
     person_radius: float = 0.15
     """A joint's ray this far from a person's joint speaks neither for nor against the detection being that person."""
-    joint_radius: float = 0.12
+    joint_radius: float = 0.15
     """Rays farther than this from a triangulated joint are outliers and are dropped for that joint alone."""
     pair_radius: float = 0.08
     """A joint that only two views agree on is dropped if their rays are farther than this from it."""

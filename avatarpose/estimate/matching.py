@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 from scipy.optimize import linear_sum_assignment
 
+from avatarpose.errors import InputError
 from avatarpose.estimate.affinity import FrameRays, Rays, agreement, claim, point_ray_distance
 from avatarpose.estimate.config import TriangulationConfig
 from avatarpose.estimate.triangulation import hypotheses, refine
@@ -45,9 +46,17 @@ def associate(sequence: Sequence, joints3d: Joints3D, config: TriangulationConfi
 
     Returns:
         Association over the frames of `joints3d`.
+
+    Raises:
+        InputError: the joints have a frame that the sequence has not.
     """
     config = config or TriangulationConfig()
     position = {int(number): index for index, number in enumerate(sequence.frames)}
+    for number in joints3d.frames:
+        if int(number) not in position:
+            raise InputError(
+                "3D joints of a frame that is not in the sequence", file=sequence.folder, frame=int(number)
+            )
     frames = [position[int(number)] for number in joints3d.frames]
     rays = Rays.from_keypoints(sequence.cameras, sequence.keypoints2d[:, frames], config.min_score)
     points = np.where(joints3d.valid[..., None, None], joints3d.keypoints, np.nan).astype(np.float64)

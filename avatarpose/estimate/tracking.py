@@ -14,6 +14,7 @@ from avatarpose.estimate.config import TriangulationConfig
 from avatarpose.estimate.matching import settle
 
 _VELOCITY_MEMORY = 0.5  # share of the old velocity kept at each frame: single differences are mostly noise
+_SAME_PERSON = 0.1  # metres, mean distance of the joints of one person detected twice
 _MAX_SPEED = 6.0  # metres per second of a joint, faster than which is taken for an error
 
 
@@ -140,21 +141,25 @@ def _follow(
     """
     free = free.copy()
     near = [t for t in tracks if abs(time - t.time) <= config.coast_seconds + 1e-9 or _is_next(t, index)]
-    if not near or frame.scores.shape[1] == 0:
+    if not near:
         return [], free
     expected = np.array([t.predict(time, config.coast_seconds) for t in near])
     # The longer ago somebody was seen, the wider he is looked for.
     away = np.array([abs(time - t.time) for t in near])
     radius = np.maximum(config.person_radius, 0.1 + config.walking_speed * away)
     located, rows = settle(frame, expected, free, radius, config)
-    found = np.isfinite(located[..., 0]).sum(axis=1) >= config.min_joints
-    present = []
-    for person, joints, row, good in zip(near, located, rows.T, found, strict=True):
-        if not good:
+    found = np.isfinite(located[..., 0]).sum(axis=1)
+    present: list[np.ndarray] = []
+    for i in np.argsort(-found, kind="stable"):
+        joints, row = located[i], rows[:, i]
+        if found[i] < config.min_joints:
             continue
         if known is not None and len(known) and same_place(joints, known).min() < config.duplicate_distance:
             continue
-        person.update(index, time, joints, row)
+        # Two known people may embrace, and are told apart down to a distance that only double detections come under.
+        if present and same_place(joints, np.array(present)).min() < _SAME_PERSON:
+            continue
+        near[i].update(index, time, joints, row)
         _take(free, row)
         present.append(joints)
     return present, free
