@@ -85,6 +85,7 @@ class Pipeline:
     def __init__(self, settings: Settings, console: Console | None = None) -> None:
         self.settings = settings
         self.console = console or Console(stderr=True)
+        """Where progress and messages go; tables go to standard output."""
         self.device = settings.torch_device()
         self.sequence = settings.open()
         self.results = self.sequence.results
@@ -217,6 +218,12 @@ def _span(frames: np.ndarray) -> str:
     return f"{len(frames)} frames, {frames[0]} to {frames[-1]}" if len(frames) else "no frames"
 
 
+def tables() -> Console:
+    """Standard output, wide enough for the tables where it is no terminal."""
+    console = Console()
+    return console if console.is_terminal else Console(width=110)
+
+
 def run(settings: Settings, stages: tuple[str, ...] = STAGES, redo_from: str | None = None) -> Pipeline:
     """Does the stages up to the last of `stages` that are missing, then evaluates and draws what can be.
 
@@ -236,7 +243,7 @@ def run(settings: Settings, stages: tuple[str, ...] = STAGES, redo_from: str | N
     if metrics is None and not stages:
         raise InputError("nothing to compare with", file=settings.sequence / "ground_truth.npz", found="no such file")
     if metrics is not None:
-        print_metrics(metrics, console=pipeline.console)
+        print_metrics(metrics, console=tables())
     if "refine" in stages:
         pipeline.console.print(f"overview: {pipeline.overview() or 'none, the sequence has no images'}")
     return pipeline
@@ -256,5 +263,5 @@ def demo(out: Path, settings: Settings, redo: bool = False) -> Pipeline:
     table = Table("stage", "seconds", "peak memory, MB", title="time")
     for name, entry in pipeline.log.data["stages"].items():
         table.add_row(name, f"{entry['seconds']:.1f}", str(entry["peak_memory_mb"]))
-    pipeline.console.print(table)
+    tables().print(table)
     return pipeline

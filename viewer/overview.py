@@ -110,5 +110,6 @@ def _resize(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 
 def _write(image: np.ndarray, text: str, at: tuple[int, int]) -> None:
-    for colour, width in (((0, 0, 0), 3), ((255, 255, 255), 1)):
-        cv2.putText(image, text, at, cv2.FONT_HERSHEY_SIMPLEX, LABEL_SCALE, colour, width, cv2.LINE_AA)
+    (width, height), below = cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, LABEL_SCALE, 1)
+    image[max(at[1] - height - 3, 0) : at[1] + below + 2, max(at[0] - 3, 0) : at[0] + width + 3] //= 3
+    cv2.putText(image, text, at, cv2.FONT_HERSHEY_SIMPLEX, LABEL_SCALE, (255, 255, 255), 1, cv2.LINE_AA)
