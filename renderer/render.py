@@ -24,6 +24,10 @@ from renderer.skinning import (
 
 SATURATED_OPTICAL_DEPTH = 8.0
 """Density times step of samples deeper than `SamplingConfig.inside`: exp(-8) of the light comes through."""
+FILL_SHARE = 1 / 3
+"""The last third of the way there, the density rises smoothly to that."""
+FADE_SHARE = 1 / 4
+"""In the outer quarter of the shell, the density falls smoothly to zero."""
 
 
 @dataclass
@@ -187,21 +191,45 @@ def _evaluate(
     distance = signed_body_distance(x_ref, vertex, posed.geometry)
     evaluated = distance.detach() >= -config.inside
     index = torch.nonzero(evaluated)[:, 0]
-    density = torch.full_like(distance, SATURATED_OPTICAL_DEPTH / step)
+    asked = distance.index_select(0, index)
+    sample = person.field(x_ref.index_select(0, index), asked, level_weights=level_weights, want_colour=want_colour)
+    saturated = SATURATED_OPTICAL_DEPTH / step
+    held = held_density(sample.density, asked, config.shell, config.inside, saturated)
+    density = torch.full_like(distance, saturated).index_copy(0, index, held)
     offset, colour = torch.zeros_like(distance), torch.zeros_like(x_ref)
-    if len(index):
-        sample = person.field(
-            x_ref.index_select(0, index),
-            distance.index_select(0, index),
-            level_weights=level_weights,
-            want_colour=want_colour,
-        )
-        density = density.index_copy(0, index, sample.density)
-        offset = offset.index_copy(0, index, sample.offset)
-        if want_colour:
-            seen = sample.albedo
-            if person.shading is not None:
-                normals = world_normals(frame.index_select(0, index), vertex.index_select(0, index), posed)
-                seen = seen * person.shading(normals)
-            colour = colour.index_copy(0, index, seen)
+    offset = offset.index_copy(0, index, sample.offset)
+    if want_colour:
+        seen = sample.albedo
+        if person.shading is not None:
+            normals = world_normals(frame.index_select(0, index), vertex.index_select(0, index), posed)
+            seen = seen * person.shading(normals)
+        colour = colour.index_copy(0, index, seen)
     return _Layer(density, colour, offset, x_ref, distance, evaluated)
+
+
+def held_density(
+    density: Float[Tensor, " points"],
+    body_distance: Float[Tensor, " points"],
+    shell: float,
+    inside: float,
+    saturated: float,
+) -> Float[Tensor, " points"]:
+    """The field's density, led to zero at the shell's border and to saturation deep inside, without a jump.
+
+    Where samples begin and end moves with the body, and no gradient knows it. If the density jumped there, half of the
+    gradient of a wide surface (10 mm) with respect to the translation would be missing.
+
+    Args:
+        density: (N,) 1/m, of the field.
+        body_distance: (N,) metres.
+        shell, inside: metres, as in `SamplingConfig`.
+        saturated: 1/m.
+    """
+    fade = _smooth_step((shell - body_distance) / (FADE_SHARE * shell))
+    fill = _smooth_step((-body_distance - (1 - FILL_SHARE) * inside) / (FILL_SHARE * inside))
+    return torch.lerp(density * fade, torch.full_like(density, saturated), fill)
+
+
+def _smooth_step(t: Tensor) -> Tensor:
+    t = t.clamp(0.0, 1.0)
+    return t * t * (3 - 2 * t)

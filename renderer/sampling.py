@@ -47,10 +47,9 @@ class SamplingConfig:
     """
 
     def __post_init__(self) -> None:
-        if min(self.step, self.shell, self.max_samples) <= 0:
-            raise ValueError(
-                f"sampling: step {self.step} m, shell {self.shell} m and {self.max_samples} samples must be positive"
-            )
+        lengths = {name: getattr(self, name) for name in ("step", "shell", "inside", "max_samples")}
+        if min(lengths.values()) <= 0:
+            raise ValueError(f"sampling: {lengths} must be positive")
 
 
 @dataclass

@@ -83,7 +83,8 @@ def frame_spans(frame: Int[Tensor, " points"], frames: int) -> tuple[Spans, Tens
         if count:
             spans.append((index, start, start + count))
         start += count
-    return spans, order
+    # Where there is no point at all, one empty span keeps the results in the graph, with gradients of zero.
+    return spans or [(0, 0, 0)], order
 
 
 def _grouped(order: Tensor | None, *tensors: Tensor) -> list[Tensor]:
@@ -115,7 +116,7 @@ def to_root_by_span(points: Tensor, spans: Spans, person: PosedPerson) -> Tensor
     """`to_root` for points already grouped by frame."""
     T = person.T_world_root
     parts = [(points[start:stop] - T[b, :3, 3]) @ T[b, :3, :3] for b, start, stop in spans]
-    return parts[0] if len(parts) == 1 else torch.cat(parts) if parts else points
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
 def inverse_skin(

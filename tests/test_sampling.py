@@ -205,5 +205,5 @@ def test_shells_must_match_people(scene):
 
 
 def test_settings_must_be_positive():
-    with pytest.raises(ValueError, match="must be positive"):
+    with pytest.raises(ValueError, match="'step': 0.0"):
         SamplingConfig(step=0.0)
