@@ -44,7 +44,7 @@ N_SAMPLES = 1500
 N_FITTED = 300  # of those, used for the regressors
 N_HELD_OUT = 200
 JOINTS_SHARE = 3.0
-RIDGE = 1e-3
+RIDGE = 1e-2  # keeps the weights small, so that detail outside the shape directions moves no joint far
 R_BODY_ANNY = np.array([[1.0, 0.0, 0.0], [0.0, 0.0, 1.0], [0.0, -1.0, 0.0]])  # Anny: z up, facing -y
 
 
