@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from avatarpose.body import CANONICAL_POSE, BodyModel, vertex_normals
+from avatarpose.body import BodyModel, vertex_normals
 from optimize.config import RefineConfig
 from optimize.poses import BodyParameters
 from renderer.field import AvatarField
@@ -53,34 +53,25 @@ class Avatars(nn.Module):
             field.beta.fill_(width)
 
 
-def canonical_transforms(body: BodyModel, betas: Float[Tensor, "people shapes"]) -> Float[Tensor, "people bones 4 4"]:
-    """`T_canonical_rest` of every bone: from the zero pose to the avatars' canonical pose."""
-    pose = CANONICAL_POSE.to(betas).expand(betas.shape[0], -1)
-    return body.transforms(betas, pose, torch.zeros(betas.shape[0], 3).to(betas))
-
-
 def canonical_geometry(body: BodyModel, betas: Float[Tensor, " shapes"]) -> SkinnedGeometry:
-    """The body of one person in canonical pose, with each vertex's strongest bones."""
+    """The body of one person in the pose it is skinned from, with each vertex's strongest bones.
+
+    Avatars live in the body's own rest space: there alone is inverse skinning the exact inverse of the body's skinning.
+    (Blending bone transforms to any other pose misses the posed surface by up to 20 mm at the shoulders.)
+    """
     weights, indices = torch.topk(body.weights, BONES_PER_VERTEX, dim=1)
-    weights = weights / weights.sum(dim=1, keepdim=True)
-    vertices = canonical_vertices(body, betas[None], indices, weights)[0].detach()
+    vertices = body.rest_vertices(betas).detach()
     return SkinnedGeometry(
-        vertices=vertices, normals=vertex_normals(vertices, body.faces), skin_indices=indices, skin_weights=weights
+        vertices=vertices,
+        normals=vertex_normals(vertices, body.faces),
+        skin_indices=indices,
+        skin_weights=weights / weights.sum(dim=1, keepdim=True),
     )
-
-
-def canonical_vertices(
-    body: BodyModel, betas: Float[Tensor, "people shapes"], indices: Tensor, weights: Tensor
-) -> Float[Tensor, "people vertices 3"]:
-    transforms = canonical_transforms(body, betas)
-    blended = (weights[None, ..., None, None] * transforms[:, indices, :3, :]).sum(dim=2)
-    rest = body.rest_vertices(betas)
-    return (blended[..., :3] @ rest[..., None])[..., 0] + blended[..., 3]
 
 
 def posed_vertices(geometry: SkinnedGeometry, transforms: Float[Tensor, "bones 4 4"], offset: Tensor | None) -> Tensor:
     """Body vertices (V,3) in the world, from the canonical surface and `T_world_canonical` of one frame."""
-    blended = (geometry.skin_weights[..., None, None] * transforms[geometry.skin_indices, :3, :]).sum(dim=1)
+    blended = (geometry.bone_weights @ transforms[:, :3].flatten(1)).reshape(-1, 3, 4)
     vertices = geometry.vertices if offset is None else geometry.vertices + offset
     return (blended[..., :3] @ vertices[..., None])[..., 0] + blended[..., 3]
 
@@ -89,7 +80,6 @@ def posed_vertices(geometry: SkinnedGeometry, transforms: Float[Tensor, "bones 4
 class BodyMotion:
     """Bones of all people and frames for the present parameters, differentiable."""
 
-    T_world_rest: Float[Tensor, "people frames bones 4 4"]
     T_world_canonical: Float[Tensor, "people frames bones 4 4"]
     joints: Float[Tensor, "people frames bones 3"]
     shape_offset: Float[Tensor, "people vertices 3"] | None
@@ -102,17 +92,13 @@ def body_motion(body: BodyModel, avatars: Avatars, parameters: BodyParameters, s
     """
     people, frames = parameters.poses.shape[:2]
     betas = parameters.betas[:, None].expand(people, frames, -1)
-    T_world_rest = body.transforms(betas, parameters.poses, parameters.trans)
-    T_canonical_rest = canonical_transforms(body, parameters.betas)
-    T_world_canonical = T_world_rest @ torch.linalg.inv(T_canonical_rest)[:, None]
+    T_world_canonical = body.transforms(betas, parameters.poses, parameters.trans)
     rest_joints = body.rest_joints(betas)
-    joints = (T_world_rest[..., :3, :3] @ rest_joints[..., None])[..., 0] + T_world_rest[..., :3, 3]
+    joints = (T_world_canonical[..., :3, :3] @ rest_joints[..., None])[..., 0] + T_world_canonical[..., :3, 3]
     offset = None
     if shape_moves:
-        geometry = avatars.geometry[0]
-        current = canonical_vertices(body, parameters.betas, geometry.skin_indices, geometry.skin_weights)
-        offset = current - torch.stack([g.vertices for g in avatars.geometry])
-    return BodyMotion(T_world_rest, T_world_canonical, joints, offset)
+        offset = body.rest_vertices(parameters.betas) - torch.stack([g.vertices for g in avatars.geometry])
+    return BodyMotion(T_world_canonical, joints, offset)
 
 
 class ShellCache:
@@ -161,7 +147,7 @@ def render_people(
         posed = PosedPerson(
             geometry=geometry,
             T_world_canonical=motion.T_world_canonical[person, index],
-            T_world_root=motion.T_world_rest[person, index, 0],
+            T_world_root=motion.T_world_canonical[person, index, 0],
             shape_offset=None if motion.shape_offset is None else motion.shape_offset[person],
         )
         shading = avatars.shading[person] if avatars.use_shading else None

@@ -206,7 +206,9 @@ def preset(name: PresetName) -> RefineConfig:
             field=FieldConfig(levels=16, features=2, log2_table=19, base_resolution=16, finest_resolution=7006),
             sampling=SamplingConfig(step=0.0078, shell=0.05),
             avatar=AvatarWeights(lpips=0.01),
-            pose=PoseWeights(smooth_joints=1.0, smooth_rotations=1.0),
+            pose=PoseWeights(
+                pose_prior=1e-3, angle_prior=1e-2, smooth_joints=1.0, smooth_rotations=1.0, start=0.0, keypoints=0.0
+            ),
             rates=LearningRates(
                 avatar=1e-3,
                 offset=1e-3,

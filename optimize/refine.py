@@ -67,6 +67,25 @@ def refine(
     folder = sequence.results / "checkpoint"
     restored = load_checkpoint(folder, run, modules, device)
     clock, optimiser_state = restored if restored else (Clock(), None)
+
+    def save(clock: Clock, optimiser: torch.optim.Optimizer | None) -> None:
+        save_checkpoint(folder, run, clock, modules, optimiser)
+
+    run_stages(problem, config, progress, clock, optimiser_state, save)
+    write_avatars(problem, sequence, bodies)
+    return refined_bodies(problem, bodies)
+
+
+def run_stages(
+    problem: Problem,
+    config: RefineConfig,
+    progress: Progress | None = None,
+    clock: Clock | None = None,
+    optimiser_state: dict | None = None,
+    save: Callable[[Clock, torch.optim.Optimizer | None], None] | None = None,
+) -> None:
+    """Run the stages from `clock` on, in segments; `save` is called after each."""
+    clock = clock or Clock()
     done = sum(stage.iterations for stage in config.stages[: clock.stage]) + clock.iteration
     for index in range(clock.stage, len(config.stages)):
         stage = config.stages[index]
@@ -80,12 +99,9 @@ def refine(
             _segment(problem, stage, index, start, stop, optimiser, progress, done)
             done += stop - start
             start = stop
-            last = stop == stage.iterations
-            save_checkpoint(
-                folder, run, Clock(index + 1, 0) if last else Clock(index, stop), modules, None if last else optimiser
-            )
-    write_avatars(problem, sequence, bodies)
-    return refined_bodies(problem, bodies)
+            if save is not None:
+                last = stop == stage.iterations
+                save(Clock(index + 1, 0) if last else Clock(index, stop), None if last else optimiser)
 
 
 def build_problem(

@@ -245,7 +245,7 @@ def motion_priors(
             terms["start"] = weights.start * losses.start_prior(motion.joints, problem.start_joints, valid)
     if switches.smoothness and problem.triple.numel():
         terms["smooth"] = weights.smooth_joints * losses.acceleration_loss(motion.joints, problem.triple, problem.fps)
-        rotations = motion.T_world_rest[..., :3, :3]
+        rotations = motion.T_world_canonical[..., :3, :3]
         local = torch.cat(
             [rotations[:, :, :1], rotations[:, :, problem.parents].transpose(-1, -2) @ rotations[:, :, 1:]], dim=2
         )
