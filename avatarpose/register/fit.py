@@ -30,6 +30,8 @@ _ROUND = 15
 _HISTORY = 15
 _WINDOW = 128
 """Frames over which a detector's lasting error is one process."""
+_SLOPE_CHUNK = 64
+"""Person-frames differentiated at once; a megabyte or so each."""
 _DAMPING = 0.05
 """Added to the curvature of every unknown of a frame, in units of the pose prior's."""
 _TOLERANCE = 1e-4
@@ -82,7 +84,7 @@ def _slopes(body: BodyModel, motion: Motion) -> Float[Tensor, "people frames 17 
     people, frames = motion.present.shape
     betas = motion.betas[:, None].expand(people, frames, N_SHAPE)
     step = torch.zeros(N_POSE + N_SHAPE, dtype=motion.betas.dtype)
-    slope = torch.func.vmap(torch.func.jacfwd(moved), in_dims=(None, 0, 0, 0, 0))
+    slope = torch.func.vmap(torch.func.jacfwd(moved), in_dims=(None, 0, 0, 0, 0), chunk_size=_SLOPE_CHUNK)
     flat = (x.flatten(0, 1) for x in (betas, motion.R_world_root, motion.angles, motion.trans))
     return slope(step, *flat).reshape(people, frames, 17, 3, N_POSE + N_SHAPE)
 
