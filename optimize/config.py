@@ -14,6 +14,7 @@ from renderer.field import FieldConfig
 from renderer.sampling import SamplingConfig
 
 StageKind = Literal["silhouette", "avatar", "pose", "joint"]
+PosePriorKind = Literal["anatomical", "published"]
 PresetName = Literal["cpu", "gpu", "paper"]
 
 
@@ -73,12 +74,15 @@ class PoseWeights:
     """Robust reprojection to the 2D keypoints."""
     start: float = 0.05
     """Distance of the joints from where the stage list started (a wide robust prior)."""
-    pose_prior: float = 2e-4
-    angle_prior: float = 1e-3
-    smooth_joints: float = 0.03
-    """Robust acceleration of the joints, in units of 10 m/s^2."""
-    smooth_rotations: float = 0.05
-    """Robust angular acceleration of each joint, in units of 100 rad/s^2."""
+    prior: PosePriorKind = "anatomical"
+    """`anatomical`: normal ranges of every joint, and elbows and knees punished only for bending backwards;
+    `published`: squared angles and SMPLify's exponential."""
+    pose_prior: float = 1e-4
+    angle_prior: float = 1e-2
+    smooth_joints: float = 0.01
+    """Robust acceleration of the joints, in units of 40 m/s^2."""
+    smooth_rotations: float = 0.01
+    """Robust angular acceleration of each joint, in units of 150 rad/s^2."""
     shape_prior: float = 1e-3
     collision: float = 5e-3
 
@@ -207,7 +211,13 @@ def preset(name: PresetName) -> RefineConfig:
             sampling=SamplingConfig(step=0.0078, shell=0.05),
             avatar=AvatarWeights(lpips=0.01),
             pose=PoseWeights(
-                pose_prior=1e-3, angle_prior=1e-2, smooth_joints=1.0, smooth_rotations=1.0, start=0.0, keypoints=0.0
+                prior="published",
+                pose_prior=1e-3,
+                angle_prior=1e-2,
+                smooth_joints=1.0,
+                smooth_rotations=1.0,
+                start=0.0,
+                keypoints=0.0,
             ),
             rates=LearningRates(
                 avatar=1e-3,

@@ -12,16 +12,21 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from avatarpose.register.priors import (
+    HINGES,
+    acceleration_cost,
+    angular_acceleration_cost,
+    charbonnier,
+    geman_mcclure,
+)
+
 HARD_SURFACE_FLOOR = math.log(1 + math.exp(-1))
 """Value of the hard-surface term's minimum, so that the loss is zero for opacities 0 and 1."""
 PROBABILITY_FLOOR = 1e-3
-ACCELERATION_UNIT = 10.0
-"""m/s^2: accelerations well below are normal in dance, well above are jitter."""
-ANGULAR_ACCELERATION_UNIT = 100.0
+ACCELERATION_UNIT = 40.0
+"""m/s^2: what limbs reach in dance and fights (medians are near 20); well above is jitter."""
+ANGULAR_ACCELERATION_UNIT = 150.0
 """rad/s^2."""
-# Joint angles that must not bend backwards: index into the 69 body angles and the sign of hyperextension
-# (SMPLify's prior: left elbow y, right elbow y, left knee x, right knee x).
-HINGES = ((52, 1.0), (55, -1.0), (9, -1.0), (12, -1.0))
 
 
 def huber(error: Float[Tensor, "*batch"], delta: float) -> Float[Tensor, "*batch"]:
@@ -85,49 +90,32 @@ def opacity_outside(
     return masked_mean(1 - torch.exp(-0.01 * density.clamp(min=0)), distance > beyond)
 
 
-def hinge_prior(poses: Float[Tensor, "*batch 72"]) -> Float[Tensor, ""]:
-    """exp(s theta)^2 of elbows and knees, mean over joints: grows fast when they bend backwards (Eq. 11)."""
-    indices = torch.tensor([index + 3 for index, _ in HINGES], device=poses.device)
-    signs = torch.tensor([sign for _, sign in HINGES], dtype=poses.dtype, device=poses.device)
-    return torch.exp(signs * poses[..., indices]).square().mean()
+def published_hinge(poses: Float[Tensor, "*batch 72"]) -> Float[Tensor, ""]:
+    """exp(s theta)^2 of elbows and knees, mean over joints (Eq. 11; SMPLify)."""
+    index = torch.tensor([3 * joint + axis for joint, axis, _ in HINGES], device=poses.device)
+    signs = torch.tensor([sign for _, _, sign in HINGES], dtype=poses.dtype, device=poses.device)
+    return torch.exp(signs * poses[..., index]).square().mean()
 
 
-def charbonnier(x: Float[Tensor, "*batch k"]) -> Float[Tensor, "*batch"]:
-    """sqrt(1 + |x|^2) - 1: half the square for small vectors, linear for large ones."""
-    return (1 + x.square().sum(dim=-1)).sqrt() - 1
-
-
-def acceleration_loss(
+def mean_acceleration(
     positions: Float[Tensor, "people frames joints 3"], triple: Bool[Tensor, "people inner"], fps: float
 ) -> Float[Tensor, ""]:
-    """Robust acceleration in units of 10 m/s^2, over three consecutive valid frames.
-
-    Args:
-        positions: metres.
-        triple: whether frames t, t+1, t+2 are all there and consecutive.
-    """
-    second = positions[:, :-2] - 2 * positions[:, 1:-1] + positions[:, 2:]
-    cost = charbonnier(second * (fps**2 / ACCELERATION_UNIT)).mean(dim=-1)
-    return masked_mean(cost, triple)
+    """Robust acceleration of joints in units of 40 m/s^2, mean over joints and frames with two neighbours."""
+    count = triple.sum().clamp(min=1) * positions.shape[2]
+    return acceleration_cost(positions, triple, fps, ACCELERATION_UNIT) / count
 
 
-def angular_acceleration_loss(
+def mean_angular_acceleration(
     rotations: Float[Tensor, "people frames joints 3 3"], triple: Bool[Tensor, "people inner"], fps: float
 ) -> Float[Tensor, ""]:
-    """Robust change of each joint's angular velocity in units of 100 rad/s^2.
-
-    The difference R2^T R1 - R1^T R0 of two relative rotations has Frobenius norm sqrt(2) times the difference of
-    their angles when these are small, which they are between frames.
-    """
-    step = rotations[:, 1:].transpose(-1, -2) @ rotations[:, :-1]
-    change = (step[:, 1:] - step[:, :-1]).flatten(-2) / math.sqrt(2)
-    cost = charbonnier(change * (fps**2 / ANGULAR_ACCELERATION_UNIT)).mean(dim=-1)
-    return masked_mean(cost, triple)
+    """Robust angular acceleration in units of 150 rad/s^2, mean over joints and frames with two neighbours."""
+    count = triple.sum().clamp(min=1) * rotations.shape[2]
+    return angular_acceleration_cost(rotations, triple, fps, ANGULAR_ACCELERATION_UNIT) / count
 
 
 def start_prior(joints: Tensor, start: Tensor, valid: Tensor, unit: float = 0.03) -> Float[Tensor, ""]:
     """Robust distance of joints (people, frames, joints, 3) from their start, in units of `unit` metres."""
-    return masked_mean(charbonnier((joints - start) / unit).mean(dim=-1), valid)
+    return masked_mean(charbonnier(((joints - start) / unit).square().sum(dim=-1)).mean(dim=-1), valid)
 
 
 def keypoint_loss(
@@ -135,4 +123,4 @@ def keypoint_loss(
 ) -> Float[Tensor, ""]:
     """Geman-McClure cost of reprojection residuals (pixels) with scale `unit`, weighted by detection scores."""
     square = residual.square().sum(dim=-1) / unit**2
-    return (weight * square / (1 + square)).sum() / weight.sum().clamp(min=1e-6)
+    return (weight * 2 * geman_mcclure(square, 1.0)).sum() / weight.sum().clamp(min=1e-6)

@@ -19,6 +19,7 @@ from avatarpose.sequence import Sequence
 from optimize.avatars import Avatars, ShellCache, body_motion, image_boxes
 from optimize.checkpoint import Clock, fingerprint, load_checkpoint, save_avatar, save_checkpoint
 from optimize.config import RefineConfig, Stage
+from optimize.perceptual import load_lpips
 from optimize.pixels import PixelSource, Pool
 from optimize.poses import PoseParameters
 from optimize.stages import Evidence, Problem, groups_of_parameters, step
@@ -165,6 +166,7 @@ def build_problem(
         triple=triple.to(device),
         start_joints=torch.as_tensor(np.nan_to_num(bodies.joints), dtype=torch.float32, device=device),
         cache=ShellCache(avatars, config.sampling.shell),
+        patch_distance=load_lpips(device) if config.avatar.lpips > 0 and config.patch > 1 else None,
     )
     return problem
 

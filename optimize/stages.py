@@ -9,11 +9,13 @@ from torch import Tensor
 
 from avatarpose.body import BodyModel
 from avatarpose.estimate import Association
+from avatarpose.register.priors import hinge_cost, pose_cost, pose_table
 from avatarpose.sequence import Sequence
 from optimize import losses
 from optimize.avatars import Avatars, BodyMotion, ShellCache, body_motion, render_people
 from optimize.collision import collision_loss
-from optimize.config import RefineConfig, Stage
+from optimize.config import PosePriorKind, RefineConfig, Stage
+from optimize.perceptual import PatchDistance, patch_loss
 from optimize.pixels import PixelBatch, PixelSource, Pool, note_disagreement
 from optimize.poses import BodyParameters, PoseParameters
 from renderer.field import FieldSample, offset_penalty, offset_smoothness
@@ -61,6 +63,7 @@ class Problem:
     triple: Tensor  # (P, F-2) bool: three consecutive valid frames
     start_joints: Tensor  # (P, F, 24, 3)
     cache: ShellCache
+    patch_distance: PatchDistance | None = None
     keypoint_unit: float = 10.0
     """Pixels: scale of the robust reprojection cost."""
 
@@ -127,27 +130,38 @@ def render_batch(
     return rendering, collision
 
 
-def image_losses(
+@dataclass(frozen=True)
+class Comparison:
+    """Rendered colours and what they should be, over the same random background."""
+
+    shown: Tensor
+    target: Tensor
+
+    @property
+    def error(self) -> Tensor:
+        """(rays,) mean absolute difference of each ray."""
+        return (self.shown - self.target).detach().abs().mean(dim=-1)
+
+
+def compare_colours(
     problem: Problem, rendering: Rendering, batch: PixelBatch, generator: torch.Generator
-) -> tuple[Tensor, Tensor]:
-    """Colour loss against the image over a fresh random background, and the error of each ray (for the sampler)."""
-    config, avatars = problem.config, problem.avatars
+) -> Comparison:
+    """Rendering and image over a fresh random colour: transparency cannot pass for the colour of the background."""
     colour = rendering.colour
-    if avatars.use_camera_colour:
-        colour = avatars.camera_colour(colour, rendering.alpha, batch.camera)
+    if problem.avatars.use_camera_colour:
+        colour = problem.avatars.camera_colour(colour, rendering.alpha, batch.camera)
     behind = torch.rand(batch.colour.shape, generator=generator, device=batch.colour.device)
     target = torch.where((batch.label == 1)[:, None], batch.colour, behind)
-    shown = colour + (1 - rendering.alpha)[:, None] * behind
-    error = (shown - target).abs().mean(dim=-1) * batch.coloured
-    return losses.colour_loss(shown, target, batch.coloured, config.huber), error
+    return Comparison(colour + (1 - rendering.alpha)[:, None] * behind, target)
 
 
 def avatar_losses(
     problem: Problem, rendering: Rendering, batch: PixelBatch, window: Tensor, generator: torch.Generator
 ) -> tuple[dict[str, Tensor], Tensor]:
     """Weighted terms of an avatar stage, and each ray's error."""
-    weights, avatars, switches = problem.config.avatar, problem.avatars, problem.config.ablation
-    rgb, error = image_losses(problem, rendering, batch, generator)
+    config, avatars = problem.config, problem.avatars
+    weights, switches = config.avatar, config.ablation
+    compared = compare_colours(problem, rendering, batch, generator)
     terms = {
         "hard": weights.hard_alpha * losses.hard_surface(rendering.alpha)
         + weights.hard_weight * losses.hard_surface(rendering.weights),
@@ -156,7 +170,11 @@ def avatar_losses(
         * losses.opacity_outside(rendering.density, rendering.body_distance, OUTSIDE_DISTANCE),
     }
     if switches.rgb:
-        terms["rgb"] = weights.rgb * rgb
+        terms["rgb"] = weights.rgb * losses.colour_loss(compared.shown, compared.target, batch.coloured, config.huber)
+        if problem.patch_distance is not None:
+            terms["lpips"] = weights.lpips * patch_loss(
+                problem.patch_distance, compared.shown, compared.target, config.patch
+            )
     if switches.mask:
         terms["alpha"] = weights.alpha * losses.alpha_squared(rendering.alpha, batch.label)
         if bool((batch.person > -2).any()):
@@ -166,7 +184,7 @@ def avatar_losses(
         terms["shading"] = weights.shading_prior * sum(shading.prior() for shading in avatars.shading)
     if avatars.use_camera_colour:
         terms["camera"] = weights.camera_prior * avatars.camera_colour.prior()
-    return terms, error
+    return terms, compared.error * batch.coloured
 
 
 def offset_terms(
@@ -194,7 +212,7 @@ def offset_terms(
             count=SMOOTHNESS_SAMPLES,
             generator=generator,
         )
-    return {"range": weights.offset_range * limits, "smooth": weights.offset_smooth * smooth}
+    return {"offset_range": weights.offset_range * limits, "offset_smooth": weights.offset_smooth * smooth}
 
 
 def pose_losses(
@@ -214,8 +232,11 @@ def pose_losses(
     terms: dict[str, Tensor] = {}
     error = (rendering.alpha.detach() - (batch.label == 1).float()).abs() * (batch.label != 2)
     if stage.kind != "silhouette" and switches.rgb:
-        rgb, error = image_losses(problem, rendering, batch, generator)
-        terms["rgb"] = weights.rgb * rgb
+        compared = compare_colours(problem, rendering, batch, generator)
+        error = compared.error * batch.coloured
+        terms["rgb"] = weights.rgb * losses.colour_loss(
+            compared.shown, compared.target, batch.coloured, problem.config.huber
+        )
     if switches.mask:
         terms["alpha"] = weights.alpha * losses.alpha_cross_entropy(rendering.alpha, batch.label)
         if bool((batch.person > -2).any()):
@@ -236,21 +257,30 @@ def motion_priors(
     weights, switches = problem.config.pose, problem.config.ablation
     terms: dict[str, Tensor] = {}
     if switches.priors:
-        body_pose = parameters.poses[..., 3:]
-        terms["prior"] = weights.pose_prior * losses.masked_mean(body_pose.square().sum(dim=-1), valid)
-        terms["hinge"] = weights.angle_prior * losses.hinge_prior(parameters.poses[valid])
+        pose, hinge = pose_priors(parameters.poses[valid], weights.prior)
+        terms["prior"] = weights.pose_prior * pose
+        terms["hinge"] = weights.angle_prior * hinge
         if stage.shape:
             terms["shape"] = weights.shape_prior * parameters.betas.square().sum(dim=-1).mean()
         if weights.start > 0:
             terms["start"] = weights.start * losses.start_prior(motion.joints, problem.start_joints, valid)
     if switches.smoothness and problem.triple.numel():
-        terms["smooth"] = weights.smooth_joints * losses.acceleration_loss(motion.joints, problem.triple, problem.fps)
+        terms["smooth"] = weights.smooth_joints * losses.mean_acceleration(motion.joints, problem.triple, problem.fps)
         rotations = motion.T_world_canonical[..., :3, :3]
         local = torch.cat(
             [rotations[:, :, :1], rotations[:, :, problem.parents].transpose(-1, -2) @ rotations[:, :, 1:]], dim=2
         )
-        terms["turn"] = weights.smooth_rotations * losses.angular_acceleration_loss(local, problem.triple, problem.fps)
+        terms["turn"] = weights.smooth_rotations * losses.mean_angular_acceleration(local, problem.triple, problem.fps)
     return terms
+
+
+def pose_priors(poses: Tensor, kind: PosePriorKind) -> tuple[Tensor, Tensor]:
+    """Costs of body angles and of elbows and knees that bend backwards, means over the given poses (N, 72)."""
+    if kind == "published":
+        return poses[:, 3:].square().sum(dim=-1).mean(), losses.published_hinge(poses)
+    angles = poses[:, 3:].reshape(-1, 23, 3)
+    mean, spread = pose_table(poses.dtype, poses.device)
+    return pose_cost(angles, mean, spread).mean(), hinge_cost(angles).mean()
 
 
 def reprojection_loss(problem: Problem, parameters: BodyParameters, frames: list[int]) -> Tensor:

@@ -54,12 +54,12 @@ def test_layer_entropy_of_a_shared_pixel():
 
 
 def test_acceleration_is_in_physical_units():
-    # x = 5 t^2 metres has 10 m/s^2, one unit, at any frame rate: sqrt(2) - 1
+    # x = 20 t^2 metres has 40 m/s^2, one unit, at any frame rate: sqrt(2) - 1
     for fps in (20.0, 60.0):
         t = torch.arange(5, dtype=torch.float64) / fps
         positions = torch.zeros(1, 5, 1, 3, dtype=torch.float64)
-        positions[0, :, 0, 0] = 5 * t**2
-        loss = losses.acceleration_loss(positions, torch.ones(1, 3, dtype=torch.bool), fps)
+        positions[0, :, 0, 0] = 20 * t**2
+        loss = losses.mean_acceleration(positions, torch.ones(1, 3, dtype=torch.bool), fps)
         assert loss.item() == pytest.approx(math.sqrt(2) - 1, rel=1e-9)
 
 
@@ -69,25 +69,25 @@ def test_constant_velocity_and_constant_turn_cost_nothing():
     t = torch.arange(5, dtype=torch.float64)
     positions = torch.stack([t, 2 * t, -t], dim=-1)[None, :, None]
     there = torch.ones(1, 3, dtype=torch.bool)
-    assert losses.acceleration_loss(positions, there, 20.0).item() == pytest.approx(0.0, abs=1e-12)
+    assert losses.mean_acceleration(positions, there, 20.0).item() == pytest.approx(0.0, abs=1e-12)
     turns = roma.rotvec_to_rotmat(torch.stack([0 * t, 0.3 * t, 0 * t], dim=-1))[None, :, None]
-    assert losses.angular_acceleration_loss(turns, there, 20.0).item() == pytest.approx(0.0, abs=1e-12)
+    assert losses.mean_angular_acceleration(turns, there, 20.0).item() == pytest.approx(0.0, abs=1e-12)
 
 
 def test_angular_acceleration_of_a_small_jump():
     import roma
 
-    fps, jump = 20.0, 0.01
+    fps, jump = 20.0, 0.015
     angles = torch.tensor([0.0, 0.0, jump], dtype=torch.float64)
     turns = roma.rotvec_to_rotmat(torch.stack([angles * 0, angles, angles * 0], dim=-1))[None, :, None]
-    loss = losses.angular_acceleration_loss(turns, torch.ones(1, 1, dtype=torch.bool), fps)
-    # 0.01 rad between two frames after rest: 0.01 * 400 = 4 rad/s^2, 0.04 units
+    loss = losses.mean_angular_acceleration(turns, torch.ones(1, 1, dtype=torch.bool), fps)
+    # 0.015 rad between two frames after rest: 0.015 * 400 = 6 rad/s^2, 0.04 units
     assert loss.item() == pytest.approx(math.sqrt(1 + 0.04**2) - 1, rel=1e-3)
 
 
 def test_missing_frames_carry_no_acceleration():
     positions = torch.randn(1, 5, 2, 3)
-    assert losses.acceleration_loss(positions, torch.zeros(1, 3, dtype=torch.bool), 20.0).item() == 0.0
+    assert losses.mean_acceleration(positions, torch.zeros(1, 3, dtype=torch.bool), 20.0).item() == 0.0
 
 
 def test_pose_parameters_start_at_the_start():
@@ -117,3 +117,22 @@ def test_blur_mixes_no_background_in():
     blurred = blur_inside(image, mask, 2.0)
     assert blurred[mask].min() == pytest.approx(1.0, abs=1e-5)
     assert blurred[~mask].max() == 0.0
+
+
+def test_patch_loss_hands_whole_patches_to_the_network():
+    from optimize.perceptual import patch_loss
+
+    seen = []
+
+    def distance(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+        seen.append((a, b))
+        return (a - b).abs().mean(dim=(1, 2, 3))
+
+    rendered = torch.arange(2 * 9 * 3, dtype=torch.float32).reshape(18, 3) / 54
+    target = rendered.clone()
+    target[9:] = rendered[9:] - 0.1
+    # the second patch is 0.1 off, 0.2 after the stretch to -1..1; mean over two patches
+    assert patch_loss(distance, rendered, target, 3).item() == pytest.approx(0.1, rel=1e-4)
+    patch = seen[0][0]
+    assert patch.shape == (2, 3, 3, 3)
+    assert torch.allclose(patch[0, :, 1, 2], 2 * rendered[5] - 1)
