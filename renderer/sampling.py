@@ -39,11 +39,12 @@ class SamplingConfig:
     jitter: bool = True
     """Shift the lattice by a random part of a step, for each ray and person; else by half a step."""
     cull: bool = True
-    """Drop, on each ray, all samples of all people behind the first that lies deeper than `inside` in anybody.
+    """Drop, on each ray, all samples of all people behind one that lies deeper than `inside` in anybody.
 
-    That sample lets less than exp(-8) of the light through (`renderer.render.SATURATED_OPTICAL_DEPTH`), so what is
-    dropped weighs less than 4e-4 altogether, and as a rule far less, for little light comes that deep. Switch it off
-    where hidden samples matter for themselves, as in a loss on overlapping bodies.
+    That sample lets no more than exp(-8) of the light through (`renderer.render.SATURATED_OPTICAL_DEPTH`), so what is
+    dropped weighs less than 4e-4 altogether, and as a rule far less, for little light comes that deep. It is the first
+    such sample among probes, every few samples of a person and no more than `inside` apart. Switch it off where hidden
+    samples matter for themselves, as in a loss on overlapping bodies.
     """
 
     def __post_init__(self) -> None:
@@ -122,10 +123,11 @@ def sample_people(
     samples = Samples(empty, empty, empty, empty.to(dtype), empty, [0] * len(people), config.step)
     if len(rays.frame) == 0 or not any(shell is not None for row in shells for shell in row):
         return samples
-    samples = _march(rays, shells, shift, config.step)
-    samples = _keep(samples, *_nearest(samples, rays, shells, config))
+    samples, number = _march(rays, shells, shift, config.step)
     if config.cull:
-        samples = _cull(samples, rays, people, config.inside)
+        samples = _ask_until_deep(samples, number, rays, people, shells, config)
+    else:
+        samples = _keep(samples, *_nearest(samples, rays, shells, config))
     return _limit(samples, len(rays.frame), config.max_samples)
 
 
@@ -135,8 +137,10 @@ def _check(people: list[PosedPerson], shells: list[list[Shell | None]]) -> None:
         raise ValueError(f"sampling: shells for {[len(row) for row in shells]} frames, people posed in {frames}")
 
 
-def _march(rays: RayBatch, shells: list[list[Shell | None]], shift: Tensor, step: float) -> Samples:
-    """Lattice points in occupied cells, of all people and frames at once."""
+def _march(
+    rays: RayBatch, shells: list[list[Shell | None]], shift: Tensor, step: float
+) -> tuple[Samples, Int[Tensor, " samples"]]:
+    """Lattice points in occupied cells, of all people and frames at once, and their whole numbers k on the lattice."""
     device, dtype = rays.origins.device, rays.origins.dtype
     frames = max(len(row) for row in shells)
     flat: list[Shell | None] = [shell for row in shells for shell in row + [None] * (frames - len(row))]
@@ -195,10 +199,12 @@ def _march(rays: RayBatch, shells: list[list[Shell | None]], shift: Tensor, step
         columns.append(column)
     row = torch.cat(rows) if rows else hit
     column = torch.cat(columns) if columns else hit
-    z = (first.index_select(0, row) + column + u.index_select(0, row)) * step
-    table = table.index_select(0, row)
-    counts = torch.bincount(table // frames, minlength=len(shells)).tolist()
-    return Samples(ray.index_select(0, row), table // frames, table % frames, z, torch.zeros_like(row), counts, step)
+    number = first.index_select(0, row).long() + column
+    z = (number + u.index_select(0, row)) * step
+    person = person.index_select(0, row)
+    frame = table.index_select(0, row) - person * frames
+    counts = torch.bincount(person, minlength=len(shells)).tolist()
+    return Samples(ray.index_select(0, row), person, frame, z, torch.zeros_like(row), counts, step), number
 
 
 def _nearest(
@@ -235,26 +241,52 @@ def _keep(samples: Samples, vertex: Tensor, chosen: Tensor) -> Samples:
     )
 
 
-def _cull(samples: Samples, rays: RayBatch, people: list[PosedPerson], inside: float) -> Samples:
-    """Drop what lies behind the first sample deeper than `inside` in anybody."""
-    points = samples.points(rays)
-    depth = []
-    for index, (part, vertex, frame) in enumerate(
-        zip(
-            points.split(samples.counts),
-            samples.vertex.split(samples.counts),
-            samples.frame.split(samples.counts),
-            strict=True,
-        )
-    ):
-        person = people[index]
-        spans, _ = frame_spans(frame, len(person.T_world_root))
-        x_ref = inverse_skin_by_span(to_root_by_span(part, spans, person), spans, vertex, person)
-        depth.append(signed_body_distance(x_ref, vertex, person.geometry))
-    deep = torch.nonzero(torch.cat(depth) < -inside)[:, 0]
+def _ask_until_deep(
+    samples: Samples,
+    number: Tensor,
+    rays: RayBatch,
+    people: list[PosedPerson],
+    shells: list[list[Shell | None]],
+    config: SamplingConfig,
+) -> Samples:
+    """Keep what lies in the shells, on each ray up to the first probe deeper than `inside` in anybody.
+
+    Probes are every few points of the lattice, no farther apart than `inside`. They are asked for their vertices first,
+    and of the others only those that lie before the deep ones: most of what is hidden is never asked.
+    """
+    apart = max(1, int(config.inside / config.step + 1e-6))
+    is_probe = number % apart == 0
+    probes = _keep(samples, samples.vertex, is_probe)
+    probe_vertex, probe_near = _nearest(probes, rays, shells, config)
+    asked = _keep(probes, probe_vertex, probe_near)
+    deep = torch.nonzero(_body_distance(asked, rays, people) < -config.inside)[:, 0]
     last = torch.full((len(rays.frame),), torch.inf, dtype=samples.z.dtype, device=samples.z.device)
-    last.scatter_reduce_(0, samples.ray.index_select(0, deep), samples.z.index_select(0, deep), "amin")
-    return _keep(samples, samples.vertex, samples.z <= last.index_select(0, samples.ray))
+    last.scatter_reduce_(0, asked.ray.index_select(0, deep), asked.z.index_select(0, deep), "amin")
+
+    ahead = samples.z <= last.index_select(0, samples.ray)
+    others = ahead & ~is_probe
+    vertex, near = _nearest(_keep(samples, samples.vertex, others), rays, shells, config)
+    every_vertex, every_near = torch.zeros_like(samples.vertex), torch.zeros_like(is_probe)
+    for chosen, its_vertex, its_near in ((is_probe, probe_vertex, probe_near), (others, vertex, near)):
+        every_vertex.masked_scatter_(chosen, its_vertex)
+        every_near.masked_scatter_(chosen, its_near)
+    return _keep(samples, every_vertex, every_near & ahead)
+
+
+def _body_distance(samples: Samples, rays: RayBatch, people: list[PosedPerson]) -> Tensor:
+    """Signed distance (N,) in metres from the skin of the samples' own person."""
+    distances = []
+    for person, points, vertex, frame in zip(
+        people,
+        samples.points(rays).split(samples.counts),
+        samples.vertex.split(samples.counts),
+        samples.frame.split(samples.counts),
+        strict=True,
+    ):
+        spans, _ = frame_spans(frame, len(person.T_world_root))
+        x_ref = inverse_skin_by_span(to_root_by_span(points, spans, person), spans, vertex, person)
+        distances.append(signed_body_distance(x_ref, vertex, person.geometry))
+    return torch.cat(distances)
 
 
 def _limit(samples: Samples, rays: int, most: int) -> Samples:

@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float, Int
 from scipy.spatial import cKDTree
 from torch import Tensor
 
-VOXEL = 0.03
+VOXEL = 0.025
 """Metres, side of the occupancy cells."""
 POINTS_PER_WORKER = 1500
 """Fewer points are not worth another thread."""
@@ -47,27 +47,44 @@ class Shell:
 
     def _build_occupancy(self, vertices: Tensor) -> None:
         """Mark the cells that reach into the shell: those whose centre is within thickness + half a diagonal."""
-        reach = self.thickness + self.voxel * 3**0.5 / 2
-        around = int(reach / self.voxel + 0.5)
+        diagonal = self.voxel * 3**0.5
+        around = int((self.thickness + diagonal) / self.voxel)
         # One empty layer all around takes the rounding at the border.
         self.origin = vertices.amin(dim=0) - (around + 1) * self.voxel
         cells = ((vertices - self.origin) / self.voxel).long()
         size = (cells.amax(dim=0) + around + 2).tolist()
-        near = torch.zeros(size, dtype=torch.float32, device=self.device)
-        near[cells.unbind(dim=1)] = 1.0
-        # A box of cells around each vertex, one axis at a time, then the distance decides.
-        width = 2 * around + 1
-        for kernel in ((width, 1, 1), (1, width, 1), (1, 1, width)):
-            padding = tuple(k // 2 for k in kernel)
-            near = torch.nn.functional.max_pool3d(near[None, None], kernel, stride=1, padding=padding)[0, 0]
-        candidates = torch.nonzero(near)
-        centres = self.origin + (candidates + 0.5) * self.voxel
-        _, distance = self._nearest(centres, reach)
-        cells = candidates[torch.isfinite(distance)]
-        self.occupancy = torch.zeros(size, dtype=torch.bool, device=self.device)
-        self.occupancy[cells.unbind(dim=1)] = True
+        occupied = torch.zeros(size, dtype=torch.bool, device=self.device)
+        flat = occupied.view(-1)
+        flat[(cells[:, 0] * size[1] + cells[:, 1]) * size[2] + cells[:, 2]] = True
+        with_vertex = torch.nonzero(flat)[:, 0]
+        # Cells at this distance from a cell with a vertex are in reach for certain, or may be; those ask.
+        certain = (with_vertex[:, None] + self._ball(self.thickness, size)).flatten()
+        perhaps = torch.zeros_like(flat)
+        perhaps.index_fill_(0, (with_vertex[:, None] + self._ball(self.thickness + diagonal, size)).flatten(), True)
+        perhaps.index_fill_(0, certain, False)
+        flat.index_fill_(0, certain, True)
+        index = torch.nonzero(perhaps)[:, 0]
+        centres = self.origin + (self._cells(index, size) + 0.5) * self.voxel
+        _, distance = self._nearest(centres, self.thickness + diagonal / 2)
+        flat[index[torch.isfinite(distance)]] = True
+        self.occupancy = occupied
+        cells = self._cells(torch.nonzero(flat)[:, 0], size)
         self.low = self.origin + cells.amin(dim=0) * self.voxel
         self.high = self.origin + (cells.amax(dim=0) + 1) * self.voxel
+
+    def _ball(self, radius: float, size: list[int]) -> Tensor:
+        """Offsets, in the flattened grid, of the cells whose centre is within a radius of another's centre."""
+        reach = int(radius / self.voxel)
+        axis = torch.arange(-reach, reach + 1, device=self.device)
+        x, y, z = torch.cartesian_prod(axis, axis, axis).unbind(dim=1)
+        inside = (x * x + y * y + z * z) * self.voxel**2 <= radius**2
+        return ((x * size[1] + y) * size[2] + z)[inside]
+
+    @staticmethod
+    def _cells(index: Tensor, size: list[int]) -> Tensor:
+        """Coordinates (N,3) of cells given in the flattened grid."""
+        row = index // size[2]
+        return torch.stack([row // size[1], row % size[1], index % size[2]], dim=1)
 
     @property
     def bounds(self) -> tuple[Float[Tensor, " 3"], Float[Tensor, " 3"]]:

@@ -137,7 +137,7 @@ def test_jitter_is_one_shift_for_each_ray_and_person(scene):
     assert len(other) != len(samples) or not torch.equal(other.z, samples.z)
 
 
-def test_cull_keeps_all_up_to_the_first_deep_sample_of_anybody(scene):
+def test_cull_keeps_all_up_to_the_first_deep_probe_of_anybody(scene):
     people, _, rays = scene
     every = sampled(scene, jitter=False, cull=False)
     kept = sampled(scene, jitter=False, cull=True)
@@ -148,12 +148,13 @@ def test_cull_keeps_all_up_to_the_first_deep_sample_of_anybody(scene):
         local = to_root(points[mine], every.frame[mine], one)
         x_ref = inverse_skin(local, every.frame[mine], every.vertex[mine], one)
         depth[mine] = signed_body_distance(x_ref, every.vertex[mine], one.geometry)
+    is_probe = torch.round(every.z / 0.01 - 0.5).long() % 3 == 0  # every third sample: 30 mm apart
     expected = []
     for index, (r, z) in enumerate(zip(every.ray.tolist(), every.z.tolist(), strict=True)):
-        deep = every.z[(every.ray == r) & (depth < -0.03)]
+        deep = every.z[(every.ray == r) & (depth < -0.03) & is_probe]
         if len(deep) == 0 or z <= float(deep.min()):
             expected.append(index)
-    assert len(expected) < 0.8 * len(every)
+    assert len(expected) < 0.85 * len(every)
     assert as_tuples(kept, 0.01) == [as_tuples(every, 0.01)[i] for i in expected]
 
 
@@ -205,5 +206,5 @@ def test_shells_must_match_people(scene):
 
 
 def test_settings_must_be_positive():
-    with pytest.raises(ValueError, match="'step': 0.0"):
+    with pytest.raises(ValueError, match=r"'step': 0\.0"):
         SamplingConfig(step=0.0)
