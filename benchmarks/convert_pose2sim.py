@@ -2,8 +2,9 @@
 
     python -m benchmarks.convert_pose2sim SOURCE OUT [--frames 0:100:5] [--height 960]
 
-SOURCE holds `Calib.qca.txt`, `videos/camXX.mp4` and `openpose/camXX_json/`. Masks are made by GrabCut around the joints
-of the person who is largest in the image. Frames are numbered anew from 0, so that fps is the source's over the step.
+SOURCE holds `Calib.qca.txt`, `videos/camXX.mp4` and `openpose/camXX_json/`. Only the person who is largest in the image
+is kept, here the man who balances and not the bystander; masks are made by GrabCut around his joints. Frames are
+numbered anew from 0, so that fps is the source's over the step.
 """
 
 from __future__ import annotations
@@ -51,10 +52,9 @@ def convert(source: Path, out: Path, frames: slice, height: int) -> None:
     scaled = cameras.scaled(scale)
     for c, name in enumerate(cameras.names):
         size = int(scaled.width[c]), int(scaled.height[c])
-        kept = keypoints[c][numbers].copy()
-        kept[..., :2] *= scale
+        people = largest(keypoints[c])[numbers]
+        people[..., :2] *= scale
         images = [cv2.resize(videos[c].read(n), size, interpolation=cv2.INTER_AREA) for n in numbers]
-        people = largest(kept)
         background = median_image([cv2.resize(videos[c].read(n), size) for n in range(0, count, max(1, count // 25))])
 
         def write(f: int, name=name, images=images, people=people, background=background) -> None:
@@ -63,7 +63,7 @@ def convert(source: Path, out: Path, frames: slice, height: int) -> None:
 
         with ThreadPoolExecutor(2) as pool:
             list(pool.map(write, range(len(numbers))))
-        write_npz(out / "keypoints2d" / f"{name}.npz", keypoints=kept)
+        write_npz(out / "keypoints2d" / f"{name}.npz", keypoints=people[:, None])
     scaled.save(out / "cameras.json")
     fps = (videos[0].fps or 60.0) / (frames.step or 1)
     write_json(out / "sequence.json", {"fps": fps, "frames": len(numbers), "unit": "m", "up": "z", "people": 1})

@@ -55,7 +55,7 @@ def overview(
     refined: Bodies | None,
     rendered: Mapping[tuple[int, int], np.ndarray],
     path: Path,
-    tile_width: int = 320,
+    tile: int = 320,
 ) -> None:
     """Writes the picture: a row per view, a column per kind.
 
@@ -65,15 +65,18 @@ def overview(
         rendered: avatars drawn from the view of camera index c in frame index f, (H, W, 3) uint8 RGB of the image's
             size, by (c, f). These views are the rows; where there are none, rows are chosen by `choose_views`.
         path: image file to write.
+        tile: greatest width and height of one picture in it, pixels.
     """
     views = sorted(rendered, key=lambda view: (view[1], view[0])) or choose_views(sequence)
     titles = ["image"] + ["avatars"] * bool(rendered)
     titles += ["before"] * (initial is not None) + ["after"] * (refined is not None)
+    images = {view: sequence.image(*view) for view in views}
+    width = max(round(tile * min(1, im.shape[1] / im.shape[0])) for im in images.values())
     rows = []
-    for c, f in views:
-        image = sequence.image(c, f)
+    for (c, f), image in images.items():
         # Skeletons are drawn on the enlarged tile, or thin lines of a large image would vanish when it is shrunk.
-        size = (tile_width, round(image.shape[0] * tile_width / image.shape[1]))
+        fit = tile / max(image.shape[:2])
+        size = (round(image.shape[1] * fit), round(image.shape[0] * fit))
         scale = np.array(size) / (image.shape[1], image.shape[0])
         tiles = [_resize(image, size)]
         if rendered:
@@ -85,10 +88,10 @@ def overview(
                 tiles.append(draw_skeletons(dim, pixels * scale, depth))
         label = f"{sequence.cameras.names[c]}  frame {sequence.frames[f]}"
         _write(tiles[0], label, (6, size[1] - 8))
-        rows.append(np.hstack(tiles))
+        rows.append(np.hstack([np.pad(t, ((0, 0), (0, width - size[0]), (0, 0))) for t in tiles]))
     header = np.full((TITLE_HEIGHT, rows[0].shape[1], 3), 24, np.uint8)
     for i, title in enumerate(titles):
-        _write(header, title, (i * tile_width + 6, TITLE_HEIGHT - 8))
+        _write(header, title, (i * width + 6, TITLE_HEIGHT - 8))
     write_image(path, np.vstack([header, *rows]))
 
 
