@@ -23,8 +23,6 @@ LARGEST_OPTICAL_DEPTH = 80.0
 class Composite:
     """What N samples of R rays add up to."""
 
-    colour: Float[Tensor, "rays channels"] | None
-    """Sum of weight times colour, no background."""
     alpha: Float[Tensor, " rays"]
     """One minus the light that comes through."""
     person_alpha: Float[Tensor, "rays people"]
@@ -96,7 +94,6 @@ def composite(
     z: Float[Tensor, " samples"],
     person: Int[Tensor, " samples"],
     density: Float[Tensor, " samples"],
-    colour: Float[Tensor, "samples channels"] | None,
     step: float,
     rays: int,
     people: int,
@@ -108,12 +105,11 @@ def composite(
         z: (N,) metres along the ray.
         person: (N,) whose sample it is.
         density: (N,) 1/m, not negative.
-        colour: (N, C) or None.
         step: metres of ray each sample stands for.
         rays, people: how many there are.
 
     Returns:
-        Per ray and per sample, samples in the order they came in; differentiable in densities and colours.
+        Per ray and per sample, samples in the order they came in; differentiable in the densities.
     """
     order = depth_order(ray, z)
     ray_sorted, z_sorted = ray.index_select(0, order), z.detach().index_select(0, order)
@@ -124,10 +120,12 @@ def composite(
 
     by_person = density.new_zeros(rays * people).scatter_add(0, ray * people + person, weights).view(rays, people)
     alpha = by_person.sum(dim=1)
-    columns = [(weights * z.detach())[:, None]]
-    if colour is not None:
-        columns.append(weights[:, None] * colour)
-    columns = torch.cat(columns, dim=1)
-    sums = density.new_zeros(rays, columns.shape[1]).scatter_add(0, ray[:, None].expand_as(columns), columns)
-    depth = sums[:, 0] / alpha.clamp(min=1e-6)
-    return Composite(None if colour is None else sums[:, 1:], alpha, by_person, depth, weights, opacity)
+    depth = sum_over_rays(ray, (weights * z.detach())[:, None], rays)[:, 0] / alpha.clamp(min=1e-6)
+    return Composite(alpha, by_person, depth, weights, opacity)
+
+
+def sum_over_rays(
+    ray: Int[Tensor, " samples"], values: Float[Tensor, "samples channels"], rays: int
+) -> Float[Tensor, "rays channels"]:
+    """Sum (R, C) of the values of each ray's samples: of weight times colour, the ray's colour without background."""
+    return values.new_zeros(rays, values.shape[1]).scatter_add(0, ray[:, None].expand_as(values), values)

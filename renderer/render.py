@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from renderer.compositing import composite
+from renderer.compositing import composite, sum_over_rays
 from renderer.field import FieldSample
 from renderer.sampling import RayBatch, Samples, SamplingConfig, sample_people
 from renderer.shell import Shell
@@ -112,29 +112,17 @@ def render_samples(
     want_colour: bool = True,
 ) -> Rendering:
     """`render` with the samples given: a smooth function of poses and fields, as far as the fields are."""
-    points = samples.points(rays)
-    parts = []
-    for index, (part, vertex, frame) in enumerate(
-        zip(
-            points.split(samples.counts),
-            samples.vertex.split(samples.counts),
-            samples.frame.split(samples.counts),
-            strict=True,
-        )
-    ):
-        parts.append(_evaluate(people[index], part, vertex, frame, samples.step, config, level_weights, want_colour))
-    layer = _Layer.join(parts, points)
-    composed = composite(
-        samples.ray,
-        samples.z,
-        samples.person,
-        layer.density,
-        layer.colour if want_colour else None,
-        samples.step,
-        len(rays.frame),
-        len(people),
-    )
-    colour = composed.colour if composed.colour is not None else torch.zeros_like(rays.origins)
+    layers = [_geometry(*one, samples.step, config, level_weights) for one in _by_person(people, samples, rays)]
+    layer = _Geometry.join(layers, rays)
+    R = len(rays.frame)
+    composed = composite(samples.ray, samples.z, samples.person, layer.density, samples.step, R, len(people))
+    colour = torch.zeros_like(rays.origins)
+    if want_colour and layers:
+        seen = layer.evaluated & (composed.weights.detach() >= config.colour_weight)
+        index = torch.nonzero(seen)[:, 0]
+        tint = _colour(people, samples, layer, index, level_weights)
+        weight = composed.weights.index_select(0, index)[:, None]
+        colour = sum_over_rays(samples.ray.index_select(0, index), weight * tint, R)
     if background is not None:
         colour = colour + (1 - composed.alpha)[:, None] * background
     return Rendering(
@@ -153,28 +141,33 @@ def render_samples(
     )
 
 
+def _by_person(people: list[PersonRender], samples: Samples, rays: RayBatch):
+    """Each person with the world points, vertices and frames of that person's samples."""
+    parts = (part.split(samples.counts) for part in (samples.points(rays), samples.vertex, samples.frame))
+    return zip(people, *parts, strict=True)
+
+
 @dataclass
-class _Layer:
-    """One person's samples, or all people's."""
+class _Geometry:
+    """Densities and what they come from, of one person's samples or of all."""
 
     density: Tensor
-    colour: Tensor
     offset: Tensor
     x_ref: Tensor
     body_distance: Tensor
     evaluated: Tensor
 
     @classmethod
-    def join(cls, parts: list[_Layer], points: Tensor) -> _Layer:
+    def join(cls, parts: list[_Geometry], rays: RayBatch) -> _Geometry:
         if not parts:
-            line = points[:, 0]
-            return cls(line, points, line, points, line, torch.ones_like(line, dtype=torch.bool))
+            none = rays.origins[:0]
+            return cls(none[:, 0], none[:, 0], none, none[:, 0], torch.zeros_like(none[:, 0], dtype=torch.bool))
         if len(parts) == 1:
             return parts[0]
         return cls(*(torch.cat([getattr(part, name) for part in parts]) for name in cls.__dataclass_fields__))
 
 
-def _evaluate(
+def _geometry(
     person: PersonRender,
     points: Tensor,
     vertex: Tensor,
@@ -182,9 +175,8 @@ def _evaluate(
     step: float,
     config: SamplingConfig,
     level_weights: Tensor | None,
-    want_colour: bool,
-) -> _Layer:
-    """Density and colour of one person at world points grouped by frame."""
+) -> _Geometry:
+    """Density of one person at world points grouped by frame."""
     posed = person.posed
     spans, _ = frame_spans(frame, len(posed.T_world_root))
     x_ref = inverse_skin_by_span(to_root_by_span(points, spans, posed), spans, vertex, posed)
@@ -192,19 +184,28 @@ def _evaluate(
     evaluated = distance.detach() >= -config.inside
     index = torch.nonzero(evaluated)[:, 0]
     asked = distance.index_select(0, index)
-    sample = person.field(x_ref.index_select(0, index), asked, level_weights=level_weights, want_colour=want_colour)
+    sample = person.field(x_ref.index_select(0, index), asked, level_weights=level_weights, want_colour=False)
     saturated = SATURATED_OPTICAL_DEPTH / step
     held = held_density(sample.density, asked, config.shell, config.inside, saturated)
     density = torch.full_like(distance, saturated).index_copy(0, index, held)
-    offset, colour = torch.zeros_like(distance), torch.zeros_like(x_ref)
-    offset = offset.index_copy(0, index, sample.offset)
-    if want_colour:
-        seen = sample.albedo
+    offset = torch.zeros_like(distance).index_copy(0, index, sample.offset)
+    return _Geometry(density, offset, x_ref, distance, evaluated)
+
+
+def _colour(
+    people: list[PersonRender], samples: Samples, layer: _Geometry, index: Tensor, level_weights: Tensor | None
+) -> Tensor:
+    """Colours (M,3) of the chosen samples, which keep their order by person and frame."""
+    counts = torch.bincount(samples.person.index_select(0, index), minlength=len(people)).tolist()
+    colours = []
+    for person, mine in zip(people, index.split(counts), strict=True):
+        x_ref, distance = layer.x_ref.index_select(0, mine), layer.body_distance.index_select(0, mine)
+        colour = person.field(x_ref, distance.detach(), level_weights=level_weights, want_colour=True).albedo
         if person.shading is not None:
-            normals = world_normals(frame.index_select(0, index), vertex.index_select(0, index), posed)
-            seen = seen * person.shading(normals)
-        colour = colour.index_copy(0, index, seen)
-    return _Layer(density, colour, offset, x_ref, distance, evaluated)
+            frame, vertex = samples.frame.index_select(0, mine), samples.vertex.index_select(0, mine)
+            colour = colour * person.shading(world_normals(frame, vertex, person.posed))
+        colours.append(colour)
+    return torch.cat(colours)
 
 
 def held_density(

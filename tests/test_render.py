@@ -12,7 +12,7 @@ from renderer.sampling import RayBatch, SamplingConfig, sample_people
 from renderer.shading import CameraColour, SphericalHarmonicShading, harmonic_basis
 from renderer.shell import Shell
 
-PLAIN = SamplingConfig(jitter=False, cull=False, max_samples=1000)
+PLAIN = SamplingConfig(jitter=False, cull=False, max_samples=1000, colour_weight=0.0)
 RED, BLUE = (0.9, 0.1, 0.1), (0.1, 0.1, 0.9)
 
 
@@ -214,9 +214,10 @@ def test_no_network_is_asked_deep_inside():
     asked = []
 
     class Spy(SmoothField):
-        def __call__(self, x_ref, body_distance, **arguments):
-            asked.append(body_distance.detach())
-            return super().__call__(x_ref, body_distance, **arguments)
+        def __call__(self, x_ref, body_distance, level_weights=None, want_colour=True):
+            if not want_colour:
+                asked.append(body_distance.detach())
+            return super().__call__(x_ref, body_distance, level_weights, want_colour)
 
     scene = Scene([(0.0, 0.0, 0.0)], [RED])
     scene.fields = [Spy(RED)]
@@ -226,6 +227,25 @@ def test_no_network_is_asked_deep_inside():
     assert torch.equal(result.evaluated, ~deep)
     assert torch.cat(asked).min() >= -0.03 and len(torch.cat(asked)) == int((~deep).sum())
     assert bool((result.density[deep] == 800).all()) and bool((result.offset[deep] == 0).all())
+
+
+def test_colour_is_asked_only_where_it_weighs(pair):
+    asked = []
+
+    class Spy(SmoothField):
+        def __call__(self, x_ref, body_distance, level_weights=None, want_colour=True):
+            if want_colour:
+                asked.append(x_ref.detach())
+            return super().__call__(x_ref, body_distance, level_weights, want_colour)
+
+    full = pair.render()
+    pair.fields = [Spy(RED), Spy(BLUE)]
+    sparing = pair.render(SamplingConfig(jitter=False, cull=False, max_samples=1000, colour_weight=1e-3))
+    weighty = full.evaluated & (full.weights >= 1e-3)
+    torch.testing.assert_close(torch.cat(asked), full.x_ref[weighty])
+    assert int(weighty.sum()) < 0.7 * len(full.samples)
+    assert torch.equal(sparing.alpha, full.alpha)
+    torch.testing.assert_close(sparing.colour, full.colour, atol=5e-3, rtol=0)
 
 
 def test_rays_that_meet_nobody_see_the_background(pair):
