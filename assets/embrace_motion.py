@@ -135,7 +135,9 @@ def _solve(
     weight[[*WRISTS, *HANDS, *FEET]] = 2.0
     weight[[*SHOULDERS, *ELBOWS]] = 0.03
 
-    for _ in range(iterations):
+    for iteration in range(iterations):
+        # Smooth first, apart later: or a hand that starts on the wrong side jumps through an arm between two frames.
+        firm = min(1.0, 0.01 + (iteration / (0.6 * iterations)) ** 2)
         optimiser.zero_grad()
         transforms = [b.transforms(zero, poses[p], trans[p]) for p, b in enumerate(bodies)]
         joints = [b.joints(zero, poses[p], trans[p]) for p, b in enumerate(bodies)]
@@ -173,11 +175,11 @@ def _solve(
             loss = loss + 2.0 * (root**2).mean()
             gap = torch.cdist(filled[p], filled[p]) - spheres[p].radii[:, None] - spheres[p].radii
             own = arm[p][:, None] & ~arm[p] & (spheres[p].weights[:, [16, 17]].sum(1) < 0.2)
-            loss = loss + 400 * ((0.01 - gap).relu() ** 2 * own).sum((1, 2)).mean()
+            loss = loss + 400 * firm * ((0.01 - gap).relu() ** 2 * own).sum((1, 2)).mean()
             acceleration = (j[2:] - 2 * j[1:-1] + j[:-2]) * fps**2
-            loss = loss + 3e-4 * (acceleration**2).sum(-1).mean()
+            loss = loss + (3e-4 + 3e-3 * (1 - firm)) * (acceleration**2).sum(-1).mean()
         gap = torch.cdist(filled[0], filled[1]) - spheres[0].radii[:, None] - spheres[1].radii
-        loss = loss + 20000 * ((GAP - gap).relu() ** 2).sum((1, 2)).mean()
+        loss = loss + 20000 * firm * ((GAP - gap).relu() ** 2).sum((1, 2)).mean()
         loss.backward()
         optimiser.step()
         schedule.step()

@@ -96,7 +96,7 @@ def test_masks_hold_the_people_up_to_a_few_percent(capture: Sequence, truth: np.
 
 def test_people_move_smoothly_and_come_close(truth: np.ndarray) -> None:
     speed = np.linalg.norm(np.diff(truth, axis=1), axis=-1)
-    assert 0.05 < speed.max() < 0.15  # metres in a twentieth of a second
+    assert 0.05 < speed.max() < 0.12  # metres in a twentieth of a second
     chest = truth[:, :, [5, 6]].mean(2)
     apart = np.linalg.norm(chest[0] - chest[1], axis=-1)
     assert apart[0] > 0.6 and apart[-1] < 0.5
