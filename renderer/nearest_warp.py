@@ -50,7 +50,10 @@ class WarpNearest:
     """
 
     def __init__(self, vertices: Float[Tensor, "vertices 3"], spacing: float) -> None:
-        wp.config.quiet = True
+        if hasattr(wp.config, "log_level"):
+            wp.config.log_level = max(wp.config.log_level, wp.LOG_WARNING)
+        else:
+            wp.config.quiet = True
         wp.init()
         self.device = wp.device_from_torch(vertices.device)
         self.vertices = vertices.float().contiguous()

@@ -237,4 +237,5 @@ def world_normals(
     weights = person.geometry.bone_weights.index_select(0, vertex)
     linear = _blend(_bone_rows(person.T_world_canonical, weights.shape[1]), weights, spans)[:, :3]
     normals = (linear * person.geometry.normals.index_select(0, vertex).T[None]).sum(dim=1)
-    return _ungrouped(order, torch.nn.functional.normalize(normals, dim=0).T.contiguous())
+    normals *= torch.rsqrt((normals * normals).sum(dim=0).clamp(min=1e-20))
+    return _ungrouped(order, normals.T.contiguous())
