@@ -7,12 +7,11 @@ TORCH ?= torch==2.13.0
 TORCH_CPU_INDEX ?= https://download.pytorch.org/whl/cpu
 DEMO ?= demo_output
 export OMP_WAIT_POLICY ?= PASSIVE
-.PHONY: help venv prerequisites demo test test-extras lint clean
+.PHONY: help venv prerequisites demo test lint clean
 
 help:
 	@echo "make demo         run the main job on the embedded capture, print errors before and after refinement"
 	@echo "make test         run the tests"
-	@echo "make test-extras  the same, with the optional packages that some tests compare against"
 	@echo "make lint         check the style"
 	@echo "make venv         only create the environment in $(VENV)"
 
@@ -20,7 +19,7 @@ venv: $(VENV)/.installed
 
 prerequisites:
 	@command -v $(PYTHON) >/dev/null || { echo "$(PYTHON) is missing. On Debian and Ubuntu: sudo apt-get install -y python3 python3-venv python3-pip" >&2; exit 2; }
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { echo "Python 3.10 or later is needed; found $$($(PYTHON) --version). Choose another: make PYTHON=python3.11" >&2; exit 2; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or later is needed; found $$($(PYTHON) --version). Choose another: make PYTHON=python3.11" >&2; exit 2; }
 	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || { echo "Python's venv or pip is missing. On Debian and Ubuntu: sudo apt-get install -y python3-venv python3-pip" >&2; exit 2; }
 
 # Without an NVIDIA GPU the CPU build of torch comes first: the default build on PyPI brings gigabytes of CUDA libraries.
@@ -37,17 +36,15 @@ $(VENV)/.installed: pyproject.toml
 	$(BIN)/pip install -q -e ".[dev]"
 	@touch $@
 
+# What some tests compare against, and what makes the assets.
 $(VENV)/.extras: $(VENV)/.installed
-	$(BIN)/pip install -q -e ".[dev,oracle,bake]"
+	$(BIN)/pip install -q -e ".[dev,oracle,bake,capture]"
 	@touch $@
 
 demo: venv
 	$(BIN)/avatarpose demo --out $(DEMO)
 
-test: venv
-	$(BIN)/python -m pytest -q $(PYTEST_ARGS)
-
-test-extras: $(VENV)/.extras
+test: $(VENV)/.extras
 	$(BIN)/python -m pytest -q $(PYTEST_ARGS)
 
 lint: venv

@@ -33,7 +33,7 @@ class Shared:
     """Seed of every random choice: the same seed, settings and device give the same result."""
     device: str = "auto"
     """cpu, cuda, cuda:1, ..., or auto: CUDA where there is a device."""
-    memory: float = 4.0
+    memory: float = 1.0
     """GB that cached images may take."""
     body: Annotated[Path | None, tyro.conf.arg(metavar="PATH")] = None
     """Body model in SMPL's format (.npz or official .pkl); by default the open body of the package."""
@@ -53,6 +53,11 @@ class RefineOptions:
     """Schedule of the refinement; auto: gpu on CUDA, cpu elsewhere."""
     effort: float = 1.0
     """Multiplies the iterations of the preset: 0.1 is a quick look."""
+    ablate: Annotated[str, tyro.conf.arg(metavar="A,B,...")] = ""
+    """For experiments. Leave out parts of the refinement: rgb, mask, priors, smoothness, collision, shading,
+    camera_colour, offset; or joint (avatars and poses at once), smpl_only (no avatar, the body on 2D keypoints)."""
+    pose_param: Literal["preset", "mlp", "direct", "both"] = "preset"
+    """How corrections of the pose are parametrised: a small network, one set a frame, or both."""
 
 
 SequenceFolder = Annotated[

@@ -46,11 +46,13 @@ class Settings:
     frames: str = ""
     seed: int = 42
     device: str = "auto"
-    memory: float = 4.0
+    memory: float = 1.0
     body: Path | None = None
     method: str = "triangulation"
     preset: str = "auto"
     effort: float = 1.0
+    ablate: str = ""
+    pose_param: str = "preset"
 
     def open(self) -> Sequence:
         """The sequence, with the chosen cameras and frames. Raises InputError where it is not usable."""
@@ -145,18 +147,21 @@ class Pipeline:
 
     def _refine(self) -> Bodies:
         # The rooms above the core are imported by the stages that need them, so that the others start at once.
-        from optimize.config import preset
+        from optimize.config import ablation, preset
         from optimize.refine import refine
 
         name = self.settings.preset
         if name == "auto":
             name = "gpu" if self.device.type == "cuda" else "cpu"
-        config = replace(preset(name), seed=self.settings.seed)
+        config = replace(preset(name), seed=self.settings.seed, ablation=ablation(self.settings.ablate))
+        if self.settings.pose_param != "preset":
+            config = replace(config, pose_param=self.settings.pose_param)
         if self.settings.effort != 1.0:
             config = config.scaled(self.settings.effort)
         initial = self.stage("register")
+        memory = int(self.settings.memory * 1e9)
         with self._progress("refine") as progress:
-            return refine(self.sequence, initial, self.body, config, progress, self.device)
+            return refine(self.sequence, initial, self.body, config, progress, self.device, memory)
 
     def evaluate(self) -> dict[str, dict[str, float | None]] | None:
         """Writes metrics.json and returns it; None where the sequence has no truth."""

@@ -1,8 +1,9 @@
-"""Time one step of refinement's renderer: forward and backward, to the poses and to the fields, and the share of parts.
+"""Time one step of the renderer in refinement: forward and backward, to the poses and to the fields, and its parts.
 
     OMP_WAIT_POLICY=PASSIVE python -m benchmarks.render_step --rays 1024 --people 2 --threads 2
 
-Two bodies stand side by side, half of the rays pass them by; fields are at their start. Medians over the repeats.
+Bodies stand side by side, rays aim around their surface, fields are at their start. Medians over the repeats; the share
+is that of the step to the poses. Parts are timed on their own and overlap: they need not sum to the whole.
 """
 
 from __future__ import annotations
@@ -175,8 +176,13 @@ def main(settings: Settings) -> None:
         rendering = render_samples(scene.people(), samples, scene.rays, config, background)
         (rendering.colour - target).square().mean().backward()
 
+    def silhouette() -> None:
+        scene.clear()
+        render_samples(scene.people(), samples, scene.rays, config, want_colour=False).alpha.mean().backward()
+
     rows.append(("kinematic tree and skinning, forward and backward", clocked(skin)))
-    rows.append(("all but sampling, forward and backward to the poses", clocked(shade)))
+    rows.append(("all but sampling and colour, forward and backward", clocked(silhouette)))
+    rows.append(("all but sampling, forward and backward", clocked(shade)))
     rows.append(("forward and backward to the poses", clocked(whole)))
     scene.learn(poses=False, fields=True)
     rows.append(("forward and backward to the fields", clocked(whole)))
@@ -185,9 +191,11 @@ def main(settings: Settings) -> None:
 
     with torch.no_grad():
         rendering = render(scene.people(), scene.shells, scene.rays, config)
-    table = Table("part", "ms", title=f"{settings.rays} rays, {settings.people} people, {settings.threads} threads")
+    step = dict(rows)["forward and backward to the poses"]
+    title = f"{settings.rays} rays, {settings.people} people, {settings.threads} threads"
+    table = Table("part", "ms", "share", title=title)
     for name, spent in rows:
-        table.add_row(name, f"{spent:.1f}")
+        table.add_row(name, f"{spent:.1f}", f"{100 * spent / step:.0f} %")
     console = Console()
     console.print(table)
     console.print(

@@ -10,10 +10,12 @@ import dataclasses
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from avatarpose.errors import InputError
 from renderer.field import FieldConfig
 from renderer.sampling import SamplingConfig
 
 StageKind = Literal["silhouette", "avatar", "pose", "joint"]
+OffsetKind = Literal["field", "constant", "fixed"]
 PosePriorKind = Literal["anatomical", "published"]
 PresetName = Literal["cpu", "gpu", "paper"]
 
@@ -34,8 +36,9 @@ class Stage:
     """Width beta in metres of the density's transition at the surface."""
     shape: bool = False
     """Whether the shape parameters (betas) move too."""
-    offset: bool = True
-    """Whether the clothing offset is optimised, in stages that optimise avatars."""
+    offset: OffsetKind = "field"
+    """What is optimised of the surface's distance from the skin, where avatars are: a smooth `field` over the body, one
+    number a person (`constant`), or nothing (`fixed`)."""
     collision: bool = False
     """Whether the collision loss is on (pose stages)."""
     frame_subset: int | None = None
@@ -116,6 +119,20 @@ class Ablation:
     """Avatars and poses at once instead of in turn."""
     smpl_only: bool = False
     """No avatar: the body fitted to the 2D keypoints alone."""
+
+
+def ablation(names: str) -> Ablation:
+    """The switches for a list of names with commas: `joint` and `smpl_only` are turned on, all others off.
+
+    Raises:
+        InputError: an unknown name.
+    """
+    chosen = [name.strip() for name in names.split(",") if name.strip()]
+    known = {field.name: field.default for field in dataclasses.fields(Ablation)}
+    for name in chosen:
+        if name not in known:
+            raise InputError("no such part to leave out", expected=", ".join(known), found=name)
+    return Ablation(**{name: not known[name] for name in chosen})
 
 
 @dataclass(frozen=True)

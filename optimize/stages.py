@@ -88,9 +88,13 @@ def groups_of_parameters(problem: Problem, stage: Stage) -> list[dict]:
         if parameters:
             groups.append({"params": parameters, "lr": rate * scale, "base_lr": rate * scale})
 
-    learn_offset = stage.offset and problem.config.ablation.offset
+    offset = stage.offset if problem.config.ablation.offset else "fixed"
     if stage.kind != "pose":
-        add(avatars.offset_parameters() if learn_offset else [], rates.offset)
+        if offset == "field":
+            add(avatars.offset_parameters(), rates.offset)
+        elif offset == "constant":
+            add([field.offset_head.bias for field in avatars.fields], rates.offset)
+    if stage.kind in ("avatar", "joint") or (stage.kind == "silhouette" and offset == "field"):
         add(avatars.shared_parameters(), rates.avatar)
     if stage.kind in ("avatar", "joint"):
         if avatars.use_shading:

@@ -3,7 +3,6 @@
 import os
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 
@@ -21,7 +20,6 @@ def data_folder() -> Path:
 @pytest.fixture(autouse=True)
 def fixed_seeds() -> None:
     torch.manual_seed(0)
-    np.random.seed(0)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
