@@ -114,10 +114,10 @@ def sample_people(
         generator: of the shifts.
 
     Raises:
-        ValueError: shells that do not match people and frames.
+        ValueError: shells that do not match people and frames, or rays of frames that are not there.
     """
     device, dtype = rays.origins.device, rays.origins.dtype
-    _check(people, shells)
+    _check(rays, people, shells)
     shift = torch.full((len(people), len(rays.frame)), 0.5, dtype=dtype, device=device)
     if config.jitter:
         where = generator.device if generator is not None else device
@@ -135,10 +135,14 @@ def sample_people(
     return _limit(samples, len(rays.frame), config.max_samples)
 
 
-def _check(people: list[PosedPerson], shells: list[list[Shell | None]]) -> None:
+def _check(rays: RayBatch, people: list[PosedPerson], shells: list[list[Shell | None]]) -> None:
     frames = [len(person.T_world_root) for person in people]
     if [len(row) for row in shells] != frames:
         raise ValueError(f"sampling: shells for {[len(row) for row in shells]} frames, people posed in {frames}")
+    if frames and len(rays.frame):
+        first, last = (int(frame) for frame in torch.aminmax(rays.frame))
+        if first < 0 or last >= max(frames):
+            raise ValueError(f"sampling: rays of frames {first} to {last}, people posed in {frames}")
 
 
 def _march(

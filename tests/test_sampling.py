@@ -205,6 +205,13 @@ def test_shells_must_match_people(scene):
         sample_people(rays, people, [shells[0], shells[1][:1]], SamplingConfig())
 
 
+def test_rays_must_see_frames_that_are_there(scene):
+    people, shells, rays = scene
+    third = RayBatch(rays.origins[:3], rays.directions[:3], torch.arange(3))
+    with pytest.raises(ValueError, match="rays of frames 0 to 2"):
+        sample_people(third, people, shells, SamplingConfig())
+
+
 def test_settings_must_be_positive():
     with pytest.raises(ValueError, match=r"'step': 0\.0"):
         SamplingConfig(step=0.0)
