@@ -16,11 +16,10 @@ from avatarpose.runlog import describe_device, package_versions
 # Packages that are used when they are there, and what for.
 OPTIONAL = {
     "warp": "hash-grid encoding, nearest vertices on CUDA; without it plain torch, about 1.5 times slower",
-    "tinycudann": "hash-grid encoding on CUDA, where it is faster than Warp",
-    "nerfacc": "oracle of the compositing tests",
     "smplx": "oracle of the body model's tests",
-    "embreex": "drawing the embedded capture anew",
-    "open3d": "the viewer's window",
+    "lpips": "the perceptual loss of the paper preset",
+    "anny": "baking the open body anew",
+    "embreex": "drawing the embedded capture anew, the interpenetration benchmark",
 }
 
 

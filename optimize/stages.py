@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -125,11 +125,14 @@ def render_batch(
     config = problem.config
     people, shells = render_people(problem.avatars, motion, problem.poses.valid, frames, problem.cache)
     rays = RayBatch(origins=batch.origin, directions=batch.direction, frame=batch.frame)
+    overlaps = stage.collision and config.ablation.collision
+    # Overlaps deep inside bodies lie behind samples that let nothing pass; there the collision must still look.
+    sampling = replace(config.sampling, cull=False) if overlaps else config.sampling
     rendering = render(
-        people, shells, rays, config.sampling, level_weights=window, generator=generator, want_colour=want_colour
+        people, shells, rays, sampling, level_weights=window, generator=generator, want_colour=want_colour
     )
     collision = rendering.alpha.sum() * 0.0
-    if stage.collision and config.ablation.collision:
+    if overlaps:
         collision = collision_loss(people, shells, rays, rendering, window)
     return rendering, collision
 

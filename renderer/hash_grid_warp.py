@@ -298,11 +298,12 @@ def check(device: torch.device, features: int = 4) -> None:
     wp.init()
     layout = grid_layout(levels=2, features=features, log2_table=8, base_resolution=3, finest_resolution=20)
     results = []
-    for encode in (hash_encode_plain, hash_encode):
-        positions = torch.linspace(-0.03, 1.01, 24).view(8, 3).to(device).requires_grad_()
-        table = torch.linspace(-1, 1, layout.rows * features).view(-1, features).sin().to(device).requires_grad_()
-        encoded = encode(positions, table, layout)
-        results.append((encoded, *torch.autograd.grad(encoded.square().sum(), (positions, table))))
+    with torch.enable_grad():  # the first call of a process may come under no_grad
+        for encode in (hash_encode_plain, hash_encode):
+            positions = torch.linspace(-0.03, 1.01, 24).view(8, 3).to(device).requires_grad_()
+            table = torch.linspace(-1, 1, layout.rows * features).view(-1, features).sin().to(device).requires_grad_()
+            encoded = encode(positions, table, layout)
+            results.append((encoded, *torch.autograd.grad(encoded.square().sum(), (positions, table))))
     for plain, fast in zip(*results, strict=True):
         if not torch.allclose(plain, fast, rtol=CHECK_TOLERANCE, atol=CHECK_TOLERANCE):
             difference = (plain - fast).detach().abs().max().item()
