@@ -42,6 +42,8 @@ class FieldConfig:
     offset_start: float = 0.01
     surface_width: float = 0.01
     """Starting value of `AvatarField.beta`, metres."""
+    silhouette_radius: float | None = 0.05
+    """Metres: curvature radius of the surfaces whose outline is to lie at the offset; None: no correction (below)."""
     residual: bool = False
     """Add density that is not tied to the body, inside the shell (skirts, long hair)."""
     residual_scale: float = 100.0
@@ -60,7 +62,19 @@ class FieldSample:
     offset: Float[Tensor, " points"]
     """Metres from the skin to the surface, along the outward normal."""
     raw_density: Float[Tensor, " points"]
-    """Depth below the surface in units of beta: (offset - body_distance) / beta, before the sigmoid."""
+    """Depth below the surface in units of beta, less the silhouette's shift: what the sigmoid is taken of."""
+
+
+def silhouette_shift(beta: Float[Tensor, ""], radius: float | None) -> Float[Tensor, ""]:
+    """How many betas outside the surface the outline (opacity one half) of a cylinder of that radius would lie.
+
+    A ray that passes at height h over the cylinder's top is at s(t) = h + t^2 / (2 radius); outside the surface the
+    density is nearly exp(-s / beta) / beta, so its optical depth is sqrt(2 pi radius / beta) exp(-h / beta). It equals
+    log 2 at h = beta log(sqrt(2 pi radius / beta) / log 2).
+    """
+    if radius is None:
+        return torch.zeros_like(beta)
+    return torch.log(torch.sqrt(2 * math.pi * radius / beta) / math.log(2.0))
 
 
 class AvatarField(nn.Module):
@@ -69,6 +83,11 @@ class AvatarField(nn.Module):
     With s = body_distance - offset(x), the signed distance to the visible surface, the density is
     sigmoid(-s / beta) / beta: along a ray that meets the surface head-on, the transmittance is sigmoid(s / beta), one
     half on the surface itself, and the interior is filled (Or-El et al., "StyleSDF", CVPR 2022, Eq. 3).
+
+    A ray that grazes a rounded surface runs through its soft border for long, so outlines would stand about 2 beta
+    outside the surface, and poses and shapes fitted to masks would shrink from them. The density is therefore moved
+    inwards by `silhouette_shift(beta, radius)` betas: the outline of a limb-sized surface lies at the offset, whatever
+    beta is, and is seen head-on by so much deeper.
 
     `beta`, the width of the transition in metres, is a buffer set from outside: `field.beta.fill_(0.006)`.
 
@@ -158,7 +177,7 @@ class AvatarField(nn.Module):
         encoded = self._encode(x_ref, level_weights, None if want_colour else config.geometry_levels)
         hidden = self._geometry(encoded[:, : config.geometry_levels * config.features])
         offset = self._offset(hidden)
-        raw_density = (offset - body_distance) / self.beta
+        raw_density = (offset - body_distance) / self.beta - silhouette_shift(self.beta, config.silhouette_radius)
         density = torch.sigmoid(raw_density) / self.beta
         if self.residual_head is not None:
             density = density + config.residual_scale * F.softplus(self.residual_head(hidden)[:, 0])

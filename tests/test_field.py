@@ -45,7 +45,7 @@ def test_the_surface_starts_ten_millimetres_outside_the_skin():
 
 def test_transmittance_through_a_flat_surface_is_the_logistic_curve():
     """Along a ray that meets the surface head-on, T(s) = sigmoid(s / beta): one half on the surface."""
-    field = make()
+    field = make(silhouette_radius=None)
     field.beta.fill_(0.006)
     step = 1e-4
     distance = torch.arange(0.15, -0.02, -step)  # of the skin; the surface lies at 0.010
@@ -58,8 +58,22 @@ def test_transmittance_through_a_flat_surface_is_the_logistic_curve():
     assert abs(transmittance[at_surface].item() - 0.5) < 0.01
 
 
+@pytest.mark.parametrize("beta", [0.003, 0.006, 0.01])
+def test_the_outline_of_a_limb_lies_at_the_offset_whatever_the_width(beta):
+    """Rays past a cylinder of 50 mm, with clothes 10 mm off the skin: opacity one half where they touch the clothes."""
+    field = make()
+    field.beta.fill_(beta)
+    surface = field.offset(CENTRE[None]).item()
+    along = torch.arange(-0.25, 0.25, 5e-4)
+    for height, thicker in ((0.0015, False), (-0.0015, True)):
+        skin = torch.sqrt((0.05 + surface + height) ** 2 + along**2) - 0.05
+        density = field(CENTRE.expand(len(skin), 3), skin, want_colour=False).density
+        opacity = 1 - torch.exp(-(density * 5e-4).sum())
+        assert (opacity > 0.5) == thicker, f"opacity {opacity:.2f} at {1000 * height} mm"
+
+
 def test_the_interior_is_filled_and_the_air_empty():
-    field = lively(make())
+    field = lively(make(silhouette_radius=None))
     x = points(200)
     deep = field(x, torch.full((200,), -0.1)).density
     torch.testing.assert_close(deep, torch.full((200,), 100.0), rtol=1e-3, atol=0)  # 1 / beta = 1 / 10 mm
