@@ -32,7 +32,7 @@ class Stage:
     """Standard deviation in pixels of the blur of the colour targets (coarse to fine)."""
     detail: float = 1.0
     """Share in use of the hash-grid levels beyond those of the geometry, coarse first."""
-    surface_width: float = 0.006
+    surface_width: float = 0.004
     """Width beta in metres of the density's transition at the surface."""
     shape: bool = False
     """Whether the shape parameters (betas) move too."""
@@ -51,7 +51,7 @@ class AvatarWeights:
     """Loss weights of avatar stages (AvatarPose Eq. 5 to 9; numbers of the released configuration)."""
 
     rgb: float = 1.0
-    alpha: float = 0.1
+    alpha: float = 1.0
     lpips: float = 0.0
     hard_alpha: float = 0.1
     hard_weight: float = 0.1
@@ -60,7 +60,7 @@ class AvatarWeights:
     """Opacity of samples farther than the offset's range from the skin."""
     offset_range: float = 0.01
     """Robust hinge on a surface offset outside 0 to 30 mm."""
-    offset_smooth: float = 0.002
+    offset_smooth: float = 0.01
     shading_prior: float = 0.01
     camera_prior: float = 0.1
 
@@ -70,12 +70,12 @@ class PoseWeights:
     """Loss weights of pose stages (AvatarPose Eq. 10 to 13)."""
 
     rgb: float = 10.0
-    alpha: float = 0.05
+    alpha: float = 0.3
     person: float = 0.05
     """Cross-entropy of each person's layered opacity with that person's mask, where there is one."""
-    keypoints: float = 0.1
+    keypoints: float = 0.05
     """Robust reprojection to the 2D keypoints."""
-    start: float = 0.05
+    start: float = 0.0
     """Distance of the joints from where the stage list started (a wide robust prior)."""
     prior: PosePriorKind = "anatomical"
     """`anatomical`: normal ranges of every joint, and elbows and knees punished only for bending backwards;
@@ -93,12 +93,12 @@ class PoseWeights:
 @dataclass(frozen=True)
 class LearningRates:
     avatar: float = 1e-2
-    offset: float = 2e-3
+    offset: float = 5e-3
     shading: float = 2e-3
     pose_mlp: float = 1e-4
-    pose: float = 5e-4
-    root: float = 5e-4
-    translation: float = 5e-4
+    pose: float = 5e-3
+    root: float = 2.5e-3
+    translation: float = 2.5e-3
     betas: float = 5e-3
 
 
@@ -175,13 +175,12 @@ class RefineConfig:
 
 
 CPU_STAGES = (
-    Stage("silhouette", 1500, shape=True, surface_width=0.012),
-    Stage("avatar", 800, blur=2.0, detail=0.0, surface_width=0.010),
-    Stage("pose", 1200, blur=2.0, detail=0.0, surface_width=0.010),
-    Stage("avatar", 800, blur=1.0, detail=0.5, surface_width=0.008),
-    Stage("pose", 1500, blur=1.0, detail=0.5, surface_width=0.008),
-    Stage("avatar", 1000, blur=0.5, surface_width=0.006),
-    Stage("pose", 1500, blur=0.5, surface_width=0.006, collision=True),
+    Stage("avatar", 400, blur=2.0, detail=0.0, surface_width=0.005),
+    Stage("pose", 1800, blur=2.0, detail=0.0, surface_width=0.005, shape=True),
+    Stage("avatar", 400, blur=1.0, detail=0.5, surface_width=0.004),
+    Stage("pose", 1800, blur=1.0, detail=0.5, surface_width=0.004, shape=True, learning_rate_scale=0.8),
+    Stage("avatar", 500, blur=0.5, surface_width=0.003),
+    Stage("pose", 1800, blur=0.5, surface_width=0.003, shape=True, learning_rate_scale=0.5, collision=True),
 )
 
 # Published windows in iterations: 140 frames x 8 cameras make one epoch of 1,120 iterations; the "refine" windows of
@@ -226,8 +225,9 @@ def preset(name: PresetName) -> RefineConfig:
             patch=32,
             field=FieldConfig(levels=16, features=2, log2_table=19, base_resolution=16, finest_resolution=7006),
             sampling=SamplingConfig(step=0.0078, shell=0.05),
-            avatar=AvatarWeights(lpips=0.01),
+            avatar=AvatarWeights(alpha=0.1, lpips=0.01),
             pose=PoseWeights(
+                alpha=0.05,
                 prior="published",
                 pose_prior=1e-3,
                 angle_prior=1e-2,
