@@ -75,8 +75,6 @@ class PoseWeights:
     """Cross-entropy of each person's layered opacity with that person's mask, where there is one."""
     keypoints: float = 0.05
     """Robust reprojection to the 2D keypoints."""
-    start: float = 0.0
-    """Distance of the joints from where the stage list started (a wide robust prior)."""
     prior: PosePriorKind = "anatomical"
     """`anatomical`: normal ranges of every joint, and elbows and knees punished only for bending backwards;
     `published`: squared angles and SMPLify's exponential."""
@@ -233,7 +231,6 @@ def preset(name: PresetName) -> RefineConfig:
                 angle_prior=1e-2,
                 smooth_joints=1.0,
                 smooth_rotations=1.0,
-                start=0.0,
                 keypoints=0.0,
             ),
             rates=LearningRates(

@@ -16,7 +16,6 @@ from avatarpose.register.priors import (
     HINGES,
     acceleration_cost,
     angular_acceleration_cost,
-    charbonnier,
     geman_mcclure,
 )
 
@@ -111,11 +110,6 @@ def mean_angular_acceleration(
     """Robust angular acceleration in units of 150 rad/s^2, mean over joints and frames with two neighbours."""
     count = triple.sum().clamp(min=1) * rotations.shape[2]
     return angular_acceleration_cost(rotations, triple, fps, ANGULAR_ACCELERATION_UNIT) / count
-
-
-def start_prior(joints: Tensor, start: Tensor, valid: Tensor, unit: float = 0.03) -> Float[Tensor, ""]:
-    """Robust distance of joints (people, frames, joints, 3) from their start, in units of `unit` metres."""
-    return masked_mean(charbonnier(((joints - start) / unit).square().sum(dim=-1)).mean(dim=-1), valid)
 
 
 def keypoint_loss(

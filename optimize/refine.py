@@ -164,7 +164,6 @@ def build_problem(
         source=source,
         evidence=evidence,
         triple=triple.to(device),
-        start_joints=torch.as_tensor(np.nan_to_num(bodies.joints), dtype=torch.float32, device=device),
         cache=ShellCache(avatars, config.sampling.shell),
         patch_distance=load_lpips(device) if config.avatar.lpips > 0 and config.patch > 1 else None,
     )

@@ -61,7 +61,6 @@ class Problem:
     source: PixelSource
     evidence: Evidence | None
     triple: Tensor  # (P, F-2) bool: three consecutive valid frames
-    start_joints: Tensor  # (P, F, 24, 3)
     cache: ShellCache
     patch_distance: PatchDistance | None = None
     keypoint_unit: float = 10.0
@@ -269,8 +268,6 @@ def motion_priors(
         terms["hinge"] = weights.angle_prior * hinge
         if stage.shape:
             terms["shape"] = weights.shape_prior * parameters.betas.square().sum(dim=-1).mean()
-        if weights.start > 0:
-            terms["start"] = weights.start * losses.start_prior(motion.joints, problem.start_joints, valid)
     if switches.smoothness and problem.triple.numel():
         terms["smooth"] = weights.smooth_joints * losses.mean_acceleration(motion.joints, problem.triple, problem.fps)
         rotations = motion.T_world_canonical[..., :3, :3]

@@ -99,7 +99,7 @@ def run_from(sequence, body, start: Bodies, avatars_from: Bodies, pose_stage: St
     device = torch.device("cpu")
     learned = build_problem(sequence, avatars_from, body, config, device, 2**28)
     refinement.run_stages(learned, config)
-    config = quick((pose_stage,), pose=PoseWeights(keypoints=0.0, start=0.0))
+    config = quick((pose_stage,), pose=replace(preset("cpu").pose, keypoints=0.0))
     problem = build_problem(sequence, start, body, config, device, 2**28)
     problem.avatars.load_state_dict(learned.avatars.state_dict())
     refinement.run_stages(problem, config)
