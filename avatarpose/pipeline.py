@@ -25,7 +25,7 @@ from rich.table import Table
 from avatarpose.body import BodyModel, load_body
 from avatarpose.errors import InputError
 from avatarpose.estimate import METHODS, estimate
-from avatarpose.evaluate import evaluate_sequence, print_metrics
+from avatarpose.evaluate import decompose, evaluate_sequence, print_metrics
 from avatarpose.register import RegisterSettings, register
 from avatarpose.results import Bodies, Joints3D
 from avatarpose.runlog import RunLog
@@ -248,7 +248,7 @@ def run(settings: Settings, stages: tuple[str, ...] = STAGES, redo_from: str | N
     if metrics is None and not stages:
         raise InputError("nothing to compare with", file=settings.sequence / "ground_truth.npz", found="no such file")
     if metrics is not None:
-        print_metrics(metrics, console=tables())
+        print_metrics(metrics, decompose(pipeline.sequence, raw="estimate" in metrics), console=tables())
     if "refine" in stages:
         pipeline.console.print(f"overview: {pipeline.overview() or 'none, the sequence has no images'}")
     return pipeline
