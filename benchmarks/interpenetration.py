@@ -80,7 +80,7 @@ def fit_to_joints(body: BodyModel, joints: np.ndarray) -> tuple[np.ndarray, np.n
         loss.backward()
         optimiser.step()
         schedule.step()
-    residual = float((found - target).norm(dim=-1).mean())
+    residual = float((found - target).detach().norm(dim=-1).mean())
     return betas.detach()[:, 0].numpy(), poses.detach().numpy(), trans.detach().numpy(), residual
 
 
