@@ -226,7 +226,7 @@ def _span(frames: np.ndarray) -> str:
 def tables() -> Console:
     """Standard output, wide enough for the tables where it is no terminal."""
     console = Console()
-    return console if console.is_terminal else Console(width=110)
+    return console if console.is_terminal else Console(width=130)
 
 
 def run(settings: Settings, stages: tuple[str, ...] = STAGES, redo_from: str | None = None) -> Pipeline:
