@@ -20,7 +20,7 @@ def load_lpips(device: torch.device) -> PatchDistance:
     Raises:
         InputError: the package is not installed, or its network's weights cannot be had.
     """
-    hint = "Install it with `pip install lpips`, or set the weight `avatar.lpips` to 0"
+    hint = "Install it with `pip install lpips`, or choose the preset cpu or gpu, which do without"
     try:
         import lpips
     except ImportError as error:
