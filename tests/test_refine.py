@@ -27,8 +27,8 @@ AVATAR_STAGES = (
     Stage("avatar", 180, blur=0.5, detail=0.5, surface_width=0.005),
 )
 POSE_STAGES = (
-    Stage("pose", 350, blur=1.0, detail=0.5, surface_width=0.005),
-    Stage("pose", 250, blur=0.5, detail=0.5, surface_width=0.005, learning_rate_scale=0.5),
+    Stage("pose", 900, blur=1.0, detail=0.5, surface_width=0.005),
+    Stage("pose", 300, blur=0.5, detail=0.5, surface_width=0.005, learning_rate_scale=0.5),
 )
 
 
@@ -117,8 +117,8 @@ def run_from(sequence, body, start: Bodies, avatars_from: Bodies, pose_stages: t
 
 @pytest.mark.slow
 def test_displaced_root_and_turned_forearm_come_back(data_folder, tmp_path, body):
-    """A root 2 cm off comes back within 5 mm and a forearm turned by 30 degrees most of the way, though the avatar was
-    fitted at poses that were themselves wrong. (600 iterations leave about 12 degrees; 8 would be the aim.)"""
+    """A root 2 cm off comes back within 5 mm, a forearm turned by 30 degrees within 8, though the avatar was fitted at
+    poses that were themselves wrong."""
     folder = tmp_path / "duo_a"
     shutil.copytree(data_folder / "duo_a", folder, ignore=shutil.ignore_patterns("results"))
     sequence = Sequence.open(folder, frames=slice(0, 6))
@@ -150,7 +150,7 @@ def test_displaced_root_and_turned_forearm_come_back(data_folder, tmp_path, body
     angle = np.rad2deg(np.arccos(np.clip((forearm(refined) * forearm(truth)).sum(-1), -1, 1)))
     before = np.rad2deg(np.arccos(np.clip((forearm(start) * forearm(truth)).sum(-1), -1, 1)))
     assert before.min() > 20
-    assert np.median(angle) < 15, f"forearm off by {angle} degrees"
+    assert np.median(angle) < 8, f"forearm off by {angle} degrees"
 
 
 def test_resume_after_a_kill_gives_the_same_numbers(capture, body, truth, tmp_path):
