@@ -52,8 +52,7 @@ def refine(
         InputError: images or masks are missing, or the bodies are of other frames.
     """
     device = torch.device(device)
-    if config.ablation.joint:
-        config = replace(config, stages=_joint_stages(config.stages))
+    config = replace(config, stages=_stages_left(config))
     problem = build_problem(sequence, bodies, body, config, device, memory_bytes)
     run = fingerprint(
         config,
@@ -170,9 +169,13 @@ def build_problem(
     return problem
 
 
-def _joint_stages(stages: tuple[Stage, ...]) -> tuple[Stage, ...]:
-    """The joint-optimisation ablation: every alternating stage becomes one that moves everything."""
-    return tuple(s if s.kind == "silhouette" else replace(s, kind="joint") for s in stages)
+def _stages_left(config: RefineConfig) -> tuple[Stage, ...]:
+    """The stages under the ablations: all at once in `joint`, pose stages alone in `smpl_only`."""
+    if config.ablation.smpl_only:
+        return tuple(replace(s, kind="pose") for s in config.stages if s.kind != "avatar")
+    if config.ablation.joint:
+        return tuple(s if s.kind == "silhouette" else replace(s, kind="joint") for s in config.stages)
+    return config.stages
 
 
 def _optimiser(problem: Problem, stage: Stage, config: RefineConfig) -> torch.optim.Adam:

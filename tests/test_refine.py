@@ -18,7 +18,7 @@ from avatarpose.io import read_npz
 from avatarpose.results import Bodies
 from avatarpose.sequence import Sequence
 from optimize import refine as refinement
-from optimize.config import AvatarWeights, PoseWeights, RefineConfig, Stage, preset
+from optimize.config import AvatarWeights, PoseWeights, RefineConfig, Stage, ablation, preset
 from optimize.refine import build_problem, refine, refined_bodies
 
 LEFT_ELBOW = 18
@@ -240,3 +240,51 @@ def test_paper_preset_holds_the_published_numbers():
     assert paper.rays == 2 * 8192
     assert paper.patch == 32
     assert paper.seed == 42
+
+
+SWITCHES = (
+    "rgb",
+    "mask",
+    "priors",
+    "smoothness",
+    "collision",
+    "shading",
+    "camera_colour",
+    "offset",
+    "joint",
+    "smpl_only",
+)
+
+
+@pytest.mark.parametrize("name", SWITCHES)
+def test_every_part_can_be_left_out(capture, body, truth, name):
+    stages = (Stage("avatar", 2), Stage("silhouette", 2, shape=True), Stage("pose", 2, shape=True, collision=True))
+    config = replace(quick(stages), rays=96, pool_pixels=100, segment=2, ablation=ablation(name))
+    sequence = Sequence.open(capture, frames=slice(0, 3))
+    start = bodies_of(body, truth.betas, truth.poses[:, :3], truth.trans[:, :3], sequence.frames)
+    seen: list[tuple[str, set[str]]] = []
+    refined = refine(sequence, start, body, config, lambda done, total, kind, terms: seen.append((kind, set(terms))))
+    terms = set().union(*(names for _, names in seen))
+    absent = {
+        "rgb": {"rgb"},
+        "mask": {"alpha"},
+        "priors": {"prior", "hinge", "shape"},
+        "smoothness": {"smooth", "turn"},
+        "collision": {"collision"},
+        "shading": {"shading"},
+        "camera_colour": {"camera"},
+        "offset": {"offset_range", "offset_smooth"},
+        "smpl_only": {"rgb", "alpha", "hard", "collision"},
+    }
+    assert not terms & absent.get(name, set())
+    others = {"rgb", "alpha", "collision", "prior", "smooth", "keypoints"} - absent.get(name, set())
+    assert others <= terms or name == "smpl_only"
+    if name == "joint":
+        assert [kind for kind, _ in seen] == ["joint", "joint", "silhouette", "silhouette", "joint", "joint"]
+    assert np.isfinite(refined.poses).all()
+    assert np.isfinite(refined.betas).all()
+
+
+def test_unknown_part_is_named():
+    with pytest.raises(InputError, match="texture"):
+        ablation("rgb,texture")
