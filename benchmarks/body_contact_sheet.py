@@ -1,6 +1,6 @@
 """Draws the body in several poses and shapes, to be looked at.
 
-    python -m benchmarks.body_contact_sheet --out /tmp/body.png [--body PATH]
+    python -m benchmarks.body_contact_sheet --out body.png [--body PATH]
 
 Rays are cast at the mesh (trimesh with embreex), so what is seen is the surface itself, holes and all.
 """
