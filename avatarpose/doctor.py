@@ -40,6 +40,13 @@ def report(console: Console | None = None) -> None:
         console.print(f"runs will use the CPU and the preset cpu: {why}")
     waiting = os.environ.get("OMP_WAIT_POLICY", "unset")
     console.print(f"OMP_WAIT_POLICY: {waiting}" + ("" if waiting.upper() == "PASSIVE" else " (PASSIVE is faster)"))
+    # The renderer stands above this package, so it is imported where it is asked.
+    from renderer.hash_grid import available_backends
+
+    chosen, *others = available_backends("cuda" if torch.cuda.is_available() else "cpu").items()
+    console.print(f"hash grid: {chosen[0]} will be used, {chosen[1]}")
+    for name, reason in others:
+        console.print(f"hash grid: {name}, {reason}")
     table = Table("package", "here", "used for")
     for name, use in OPTIONAL.items():
         table.add_row(name, "yes" if find_spec(name) else "no", use)

@@ -234,7 +234,6 @@ def pose_losses(
 ) -> tuple[dict[str, Tensor], Tensor]:
     """Weighted terms of silhouette and pose stages, and each ray's error."""
     weights, switches = problem.config.pose, problem.config.ablation
-    valid = problem.poses.valid
     terms: dict[str, Tensor] = {}
     error = (rendering.alpha.detach() - (batch.label == 1).float()).abs() * (batch.label != 2)
     if stage.kind != "silhouette" and switches.rgb:
@@ -249,21 +248,18 @@ def pose_losses(
             terms["person"] = weights.person * losses.person_cross_entropy(rendering.person_alpha, batch.person)
     if stage.collision and switches.collision:
         terms["collision"] = weights.collision * collision
-    terms.update(motion_priors(problem, stage, parameters, motion, valid))
-    if problem.evidence is not None and (weights.keypoints > 0 or switches.smpl_only):
-        weight = weights.keypoints if not switches.smpl_only else 1.0
-        terms["keypoints"] = weight * reprojection_loss(problem, parameters, frames)
+    terms.update(motion_priors(problem, stage, parameters, motion))
+    if problem.evidence is not None:
+        terms["keypoints"] = weights.keypoints * reprojection_loss(problem, parameters, frames)
     return terms, error
 
 
-def motion_priors(
-    problem: Problem, stage: Stage, parameters: BodyParameters, motion: BodyMotion, valid: Tensor
-) -> dict[str, Tensor]:
+def motion_priors(problem: Problem, stage: Stage, parameters: BodyParameters, motion: BodyMotion) -> dict[str, Tensor]:
     """Priors on pose, hinges, shape and acceleration."""
     weights, switches = problem.config.pose, problem.config.ablation
     terms: dict[str, Tensor] = {}
     if switches.priors:
-        pose, hinge = pose_priors(parameters.poses[valid], weights.prior)
+        pose, hinge = pose_priors(parameters.poses[problem.poses.valid], weights.prior)
         terms["prior"] = weights.pose_prior * pose
         terms["hinge"] = weights.angle_prior * hinge
         if stage.shape:
@@ -321,7 +317,7 @@ def step(
     else:
         parameters, motion = fixed_motion
     if config.ablation.smpl_only:
-        terms = motion_priors(problem, stage, parameters, motion, problem.poses.valid)
+        terms = motion_priors(problem, stage, parameters, motion)
         terms["keypoints"] = reprojection_loss(problem, parameters, frames)
     else:
         want_colour = stage.kind != "silhouette" and config.ablation.rgb

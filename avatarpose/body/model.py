@@ -28,7 +28,6 @@ from torch import Tensor
 from avatarpose.body.smpl_files import read_body_file
 
 N_JOINTS = 24
-N_KEYPOINTS = 17
 N_BETAS = 10
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 
 import roma
@@ -40,6 +41,7 @@ HINGES = ((18, 1, 1.0), (19, 1, -1.0), (4, 0, -1.0), (5, 0, -1.0))
 _HINGE_SHARPNESS = 5.0
 
 
+@functools.cache
 def pose_table(dtype: torch.dtype, device: torch.device) -> tuple[Float[Tensor, "23 3"], Float[Tensor, "23 3"]]:
     """Mean and spread, radians, of the rotation vectors of the 23 joints below the root."""
     mean, spread = torch.zeros(N_JOINTS, 3, dtype=dtype), torch.ones(N_JOINTS, 3, dtype=dtype)
