@@ -241,7 +241,7 @@ class Evidence:
     def __len__(self) -> int:
         return len(self._sequence.frames)
 
-    def frame(self, f: int) -> Gaussians:
+    def __getitem__(self, f: int) -> Gaussians:
         """Gaussians of frame f, an index into the sequence's frames.
 
         Raises:
