@@ -68,7 +68,7 @@ class Scene:
         score: usual score; None where all are 1.
         slope, hips: of the score, per deviation; less for hips.
         width: factor of the width.
-        R: (V, 3, 3) rotations of the cameras as they are, not as calibrated.
+        R, t: (V, 3, 3), (V, 3) the cameras as they are, not as calibrated.
         blind: (V,) views without rows.
     """
 
@@ -82,6 +82,7 @@ class Scene:
     hips: float
     width: float
     R: Float[np.ndarray, "views 3 3"] = field(repr=False)
+    t: Float[np.ndarray, "views 3"] = field(repr=False)
     blind: np.ndarray = field(repr=False)
 
 
@@ -94,11 +95,12 @@ def draw_scene(people: int, cameras: Cameras, rng: np.random.Generator, config: 
     """Draws what `detect` holds fixed over the frames of a take of (at most) so many people."""
     views, s = len(cameras), config.strength
     deviation = s * _log_uniform(rng, config.deviation) * np.array(config.profile) ** rng.random()
-    R = cameras.R.double().numpy().copy()
+    R, t = cameras.R.double().numpy().copy(), cameras.t.double().numpy().copy()
     if rng.random() < s * config.miscalibrated:
         c = rng.integers(views)
         axis = rng.normal(size=3)
-        R[c] = _rotation(axis / np.linalg.norm(axis) * np.radians(config.miscalibration) * rng.random()) @ R[c]
+        turn = _rotation(axis / np.linalg.norm(axis) * np.radians(config.miscalibration) * rng.random())
+        R[c], t[c] = turn @ R[c], turn @ t[c]  # about its own centre
     blind = rng.random(views) < s * config.view_lost
     if rng.random() < s * config.half_lost:
         blind[rng.permutation(views)[: views // 2]] = True
@@ -115,6 +117,7 @@ def draw_scene(people: int, cameras: Cameras, rng: np.random.Generator, config: 
         hips=rng.uniform(0.0, 0.15),
         width=_log_uniform(rng, config.width, 0.5 * s),
         R=R,
+        t=t,
         blind=blind,
     )
 
@@ -134,21 +137,20 @@ def _heavy(rng: np.random.Generator, shape: tuple[int, ...], tail: tuple[float, 
 class _Views:
     """Projections of the joints, numpy."""
 
-    def __init__(self, keypoints: np.ndarray, cameras: Cameras, R: np.ndarray) -> None:
+    def __init__(self, keypoints: np.ndarray, cameras: Cameras, R: np.ndarray, t: np.ndarray) -> None:
         points = torch.from_numpy(keypoints)
-        turned = replace(cameras.to(dtype=torch.float64), R=torch.from_numpy(R))
+        turned = replace(cameras.to(dtype=torch.float64), R=torch.from_numpy(R), t=torch.from_numpy(t))
         pixels, depth = turned.project(points)
         self.pixels, self.depth = pixels.numpy(), depth.numpy()  # (V, P, 17, 2), (V, P, 17)
         self.ahead = self.depth > LEAST_DEPTH
         if turned.has_distortion:
-            t = turned.t.numpy()
             local = keypoints @ R.transpose(0, 2, 1)[:, None] + t[:, None, None]
             radius = np.linalg.norm(local[..., :2], axis=-1) / np.maximum(self.depth, LEAST_DEPTH)
             self.ahead &= radius < turned.turning_radius.numpy()[:, None, None]
         self.size = np.stack((cameras.width.numpy(), cameras.height.numpy()), axis=-1).astype(float)  # (V, 2)
         bounds = self.size[:, None, None]
         self.inside = self.ahead & ((self.pixels >= 0) & (self.pixels <= bounds)).all(axis=-1)
-        focal = np.sqrt(turned.K[:, 0, 0] * turned.K[:, 1, 1]).numpy()
+        focal = (turned.K[:, 0, 0] * turned.K[:, 1, 1]).sqrt().numpy()
         self.scale = focal[:, None] / np.maximum(self.depth[..., _TRUNK].mean(axis=-1), 0.1)  # (V, P) pixels per metre
 
 
@@ -179,8 +181,8 @@ def detect(
         )  # fmt: skip
     fresh = _heavy(rng, (len(cameras), len(keypoints), 17, 2), config.tail)
     offset = np.sqrt(scene.lasting) * scene.offset[:, there] + np.sqrt(1 - scene.lasting) * fresh
-    views = _Views(keypoints, cameras, scene.R)
-    sight = line_of_sight(keypoints, scene.R, cameras.t.double().numpy())
+    views = _Views(keypoints, cameras, scene.R, scene.t)
+    sight = line_of_sight(keypoints, scene.R, scene.t)
     kind = _outcomes(views, sight, rng, config, scene)
     place, error = _places(views, sight, kind, offset, rng, config, scene)
     score = _scores(kind, sight, error, rng, config, scene)
@@ -313,10 +315,10 @@ def _merge(
     trunk = views.pixels[:, :, _TRUNK].mean(axis=2)
     apart = np.linalg.norm(trunk[:, :, None] - trunk[:, None], axis=-1)
     close = apart < 0.5 * views.scale[:, :, None]
+    close &= np.triu(np.ones((people, people), dtype=bool), 1)
     draw = rng.random(close.shape)
-    for view, first, second in np.argwhere(close & (draw < 0.5 * config.strength * config.merged)):
-        if first == second:
-            continue
+    for view, *pair in np.argwhere(close & (draw < config.strength * config.merged)):
+        first, second = rng.permutation(pair)
         way = rng.integers(3)
         mixed = (_UPPER, ~_UPPER, rng.random(17) < 0.4)[way] & (kind[view, second] != ABSENT)
         for array in (place, score, kind):
