@@ -1,7 +1,7 @@
 """Centres of people, pelvis and neck, in one frame: candidates in each view, greedy triangulation, pairing.
 
-The pelvis is the middle of the hips and the neck the middle of the shoulders, in the image as in space, so neither minds
-a detector that swaps the sides. Distances are metres between rays and points, free of focal lengths and image sizes.
+The pelvis is the middle of the hips and the neck the middle of the shoulders, in the image as in space, so neither
+minds a detector that swaps the sides. Distances are metres between rays and points, whatever the size of the image.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ from scipy.optimize import linear_sum_assignment
 
 from avatarpose.cameras import Cameras
 from avatarpose.estimate.affinity import FrameRays, agreement, closest_points, point_ray_distance
-from avatarpose.estimate.matching import gather
 from avatarpose.estimate.triangulation import hypotheses, refine
 from avatarpose.estimate.volumetric.config import CentreConfig
 from avatarpose.estimate.volumetric.evidence import Gaussians
@@ -195,7 +194,7 @@ def triangulate_greedily(
             config.min_angle, iterations=4,
         )  # fmt: skip
         inliers = result.inliers[0]
-        if inliers.sum() >= 2 and inliers.sum() >= _views_needed(result.points[0], frame, cameras, config):
+        if inliers.sum() >= 2 and inliers.sum() >= views_needed(result.points[0], frame, cameras, config):
             found.append(result.points[0])
             chosen.append(np.where(inliers, row, -1))
             values.append(total[best])
@@ -213,11 +212,12 @@ def triangulate_greedily(
     )
 
 
-def _views_needed(point: np.ndarray, frame: FrameEvidence, cameras: Cameras, config: CentreConfig) -> float:
+def views_needed(point: np.ndarray, frame: FrameEvidence, cameras: Cameras, config: CentreConfig) -> float:
+    """How many views must agree on the place of somebody new."""
     if not np.isfinite(point).all():
         return np.inf
     seeing = int((cameras.sees(torch.from_numpy(point)).numpy() & frame.live).sum())
-    return max(config.crowd_views, config.min_share * seeing) if seeing >= 4 else 2
+    return config.crowd_views if seeing >= 4 else 2
 
 
 def pair_torsos(
@@ -239,7 +239,7 @@ def pair_torsos(
     off = np.abs(length - config.torso_length) / (high - config.torso_length)
     value = np.where(possible, 1.5 - off + 2.0 * np.nan_to_num(shared, nan=0.5), 0.0)
     pairs = zip(*linear_sum_assignment(value, maximize=True), strict=True)
-    return [(int(a), int(b)) for a, b in pairs if possible[a, b] and not shared[a, b] == 0.0]
+    return [(int(a), int(b)) for a, b in pairs if possible[a, b] and shared[a, b] != 0.0]
 
 
 def shared_rows(
@@ -259,54 +259,48 @@ def shared_rows(
 
 
 def place_centres(
-    frame: FrameEvidence,
-    rows: Int[np.ndarray, "cameras people"],
+    origins: Float[np.ndarray, "cameras 3"],
+    directions: Float[np.ndarray, "people 17 cameras 3"],
+    scores: Float[np.ndarray, "people 17 cameras"],
     joints: Float[np.ndarray, "people 17 3"],
     expected: Float[np.ndarray, "people 2 3"],
+    radius: float,
     config: CentreConfig,
-    rays: FrameRays | None = None,
 ) -> tuple[Float[np.ndarray, "people 2 3"], Float[np.ndarray, "people 2"], Int[np.ndarray, "people 2"]]:
-    """Pelvis and neck of people whose detections are known.
+    """Pelvis and neck of people whose rays are known (see `gather`).
 
     In each view the middle of the two sides is a ray. A side that is missing, or that fits neither side's 3D joint and
     so was taken from someone else, is replaced by the projection of its 3D joint, at a lower score. The place is the
     best supported intersection of two views, refined by robust least squares over all.
 
     Args:
-        rows: detection of each person in each view, -1 where none.
+        directions: unit; zeros where a view has no ray for a joint.
+        scores: 0 where a view has no ray for a joint.
         joints: where the joints are or are expected, metres; NaN where unknown.
         expected: where the centres are expected, metres; NaN where unknown.
-        rays: what `rows` index, if not the rays of `frame`.
+        radius: metres within which a ray agrees.
 
     Returns:
         (P, 2, 3) pelvis and neck, metres, NaN where unknown; (P, 2) expected standard deviation along an axis, metres,
         inf where unknown; (P, 2) number of views that agree.
     """
-    origins = frame.rays.origins
-    directions, scores = gather(rays or frame.rays, rows)  # (P, 17, C, 3), (P, 17, C)
-    people = len(directions)
-    ray = np.zeros((people, 2, len(origins), 3))
-    score = np.zeros((people, 2, len(origins)))
-    for centre, sides in enumerate(SIDES):
-        side_directions, side_scores = directions[:, sides], scores[:, sides]  # (P, 2, C, 3), (P, 2, C)
-        known = joints[:, sides]  # (P, 2, 3)
-        away = point_ray_distance(known[:, None, :, None], origins, side_directions[:, :, None])  # (P, ray, joint, C)
-        nearest = np.where(np.isnan(away), np.inf, away).min(axis=2)
-        anything = np.isfinite(known).all(axis=(1, 2))[:, None, None]
-        fits = (side_scores > 0) & (~anything | (nearest < frame.radius))
-        stand_in = _unit(np.nan_to_num(known)[:, :, None] - origins)  # (P, 2, C, 3)
-        has_stand_in = np.isfinite(known[..., :1])
-        both = fits.all(axis=1)
-        one = fits.any(axis=1) & ~both
-        filled = np.where(fits[..., None], side_directions, np.where(has_stand_in[..., None], stand_in, 0.0))
-        ray[:, centre] = np.where((both | one)[..., None], _unit(filled.sum(axis=1)), 0.0)
-        larger = np.where(fits, side_scores, 0.0).max(axis=1)
-        score[:, centre] = np.where(both, side_scores.min(axis=1), np.where(one, config.side_weight * larger, 0.0))
-    flat_rays, flat_scores = ray.reshape(people * 2, -1, 3), score.reshape(people * 2, -1)
-    points, value = hypotheses(origins, flat_rays, flat_scores, frame.radius, config.min_angle)
+    people, cameras = len(directions), len(origins)
+    side_directions, side_scores = directions[:, SIDES], scores[:, SIDES]  # (P, centre, side, C, 3), (P, 2, 2, C)
+    known = joints[:, SIDES]  # (P, 2, 2, 3)
+    away = point_ray_distance(known[:, :, None, :, None], origins, side_directions[:, :, :, None])  # ray, then joint
+    nearest = np.where(np.isnan(away), np.inf, away).min(axis=3)
+    anything = np.isfinite(known).all(axis=(2, 3))[..., None, None]
+    fits = (side_scores > 0) & (~anything | (nearest < radius))
+    stand_in = np.where(np.isfinite(known[..., None, :]), _unit(np.nan_to_num(known)[..., None, :] - origins), 0.0)
+    both, one = fits.all(axis=2), fits.any(axis=2)
+    ray = np.where(one[..., None], _unit(np.where(fits[..., None], side_directions, stand_in).sum(axis=2)), 0.0)
+    larger = np.where(fits, side_scores, 0.0).max(axis=2)
+    score = np.where(both, side_scores.min(axis=2), config.side_weight * larger)
+    ray, score = ray.reshape(2 * people, cameras, 3), score.reshape(2 * people, cameras)
+    points, value = hypotheses(origins, ray, score, radius, config.min_angle)
     away = np.linalg.norm(points - expected.reshape(-1, 1, 3), axis=-1)
-    value = value + config.expected_weight * agreement(away, 2.0 * frame.radius)
+    value = value + config.expected_weight * agreement(away, 2.0 * radius)
     best = points[np.arange(len(points)), value.argmax(axis=1)]
-    found = refine(best, origins, flat_rays, flat_scores, frame.radius, frame.radius / 2, config.min_angle)
+    found = refine(best, origins, ray, score, radius, radius / 2, config.min_angle)
     shape = (people, 2)
     return found.points.reshape(*shape, 3), found.deviation.reshape(shape), found.inliers.sum(axis=1).reshape(shape)

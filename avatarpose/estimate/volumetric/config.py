@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from avatarpose.estimate.config import TriangulationConfig
 
@@ -29,7 +30,7 @@ class CentreConfig:
     """Distances of neck and pelvis outside this are no person's."""
     crowd_views: int = 3
     """Views that must agree on a new person's centre where four or more live views see the place (two elsewhere)."""
-    min_share: float = 0.4
-    """Share of the live views seeing the place that must agree on a new person known by his centres alone."""
-    smoothing: float = 6.0
-    """Usual acceleration of a centre, m/s^2, for the smoothing over time; 0 for none."""
+    same_centres: float = 0.15
+    """Somebody new whose pelvis and neck are on average nearer than this to a known person's is that one."""
+    acceleration: float = 25.0
+    """Usual acceleration of a centre, m/s^2, along an axis: how much the smoothing over time lets it turn."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -14,8 +13,7 @@ from avatarpose.cameras import Cameras
 from avatarpose.estimate.affinity import FrameRays, agreement, point_ray_distance
 from avatarpose.estimate.births import find_people as people_of_rows
 from avatarpose.estimate.births import same_place
-from avatarpose.estimate.matching import locate, settle
-from avatarpose.estimate.tracking import Track
+from avatarpose.estimate.matching import gather, locate, settle
 from avatarpose.estimate.volumetric.centres import (
     NECK,
     PELVIS,
@@ -27,81 +25,14 @@ from avatarpose.estimate.volumetric.centres import (
     place_centres,
     shared_rows,
     triangulate_greedily,
+    views_needed,
 )
 from avatarpose.estimate.volumetric.config import CentreConfig
 from avatarpose.estimate.volumetric.evidence import Gaussians
+from avatarpose.estimate.volumetric.tracks import Centres, Found, Person, settle_centres
 
 _SAME_PERSON = 0.1  # metres, mean distance of the joints of one person detected twice
-_MAX_SPEED = 8.0  # metres per second of a centre, faster than which is taken for an error
-_VELOCITY_MEMORY = 0.5
 _LIMBS = np.array([[5, 7], [6, 8], [7, 9], [8, 10], [11, 13], [12, 14], [13, 15], [14, 16], [5, 11], [6, 12]])
-
-
-@dataclass(frozen=True)
-class Centres:
-    """Where people are, frame by frame, with identities; in order of first frame, then x.
-
-    Attributes:
-        pelvis: (P, F, 3) middle of the hips, metres, NaN where not there.
-        neck: (P, F, 3) middle of the shoulders, metres, NaN where not there.
-        valid: (P, F) whether the person is there; both centres are then known, bridged where nothing was seen for
-            up to `coast_seconds`.
-        spread: (P, F) expected error of the worse of the two centres along an axis, metres; inf where not valid.
-    """
-
-    pelvis: Float[np.ndarray, "people frames 3"]
-    neck: Float[np.ndarray, "people frames 3"]
-    valid: Bool[np.ndarray, "people frames"]
-    spread: Float[np.ndarray, "people frames"]
-
-
-@dataclass(eq=False)
-class Person(Track):
-    """A track with its centres.
-
-    Attributes:
-        centres: frame index -> (2, 3) pelvis and neck, metres, NaN where unknown.
-        deviations: frame index -> (2,) metres.
-        centre: (2, 3) last known pelvis and neck.
-        centre_seen: (2,) seconds, when that was.
-        centre_velocity: (2, 3) metres per second.
-    """
-
-    centres: dict[int, np.ndarray] = field(default_factory=dict)
-    deviations: dict[int, np.ndarray] = field(default_factory=dict)
-    centre: np.ndarray = field(default_factory=lambda: np.full((2, 3), np.nan))
-    centre_seen: np.ndarray = field(default_factory=lambda: np.full(2, -np.inf))
-    centre_velocity: np.ndarray = field(default_factory=lambda: np.zeros((2, 3)))
-
-    def predict_centres(self, time: float, coast: float) -> Float[np.ndarray, "2 3"]:
-        """Pelvis and neck expected at a time: straight on, for `coast` seconds at most."""
-        ahead = np.clip(time - self.centre_seen, -coast, coast)
-        ahead = np.where(np.isfinite(self.centre_seen), ahead, 0.0)
-        return self.centre + self.centre_velocity * ahead[:, None]
-
-    def take(self, index: int, time: float, found: Found) -> None:
-        """Takes in what was found in a frame."""
-        known = np.isfinite(found.centres[:, 0])
-        elapsed = time - self.centre_seen
-        with np.errstate(invalid="ignore", divide="ignore"):
-            speed = (found.centres - self.centre) / elapsed[:, None]
-        usable = known & (np.abs(elapsed) > 1e-9) & (np.linalg.norm(speed, axis=-1) < _MAX_SPEED)
-        keep = 0.0 if len(self.centres) < 2 else _VELOCITY_MEMORY
-        self.centre_velocity[usable] = keep * self.centre_velocity[usable] + (1.0 - keep) * speed[usable]
-        self.centre = np.where(known[:, None], found.centres, self.centre)
-        self.centre_seen = np.where(known, time, self.centre_seen)
-        self.centres[index], self.deviations[index] = found.centres, found.deviation
-        self.update(index, time, found.joints, found.rows)
-
-
-@dataclass(frozen=True)
-class Found:
-    """One person in one frame: joints (17, 3), centres (2, 3), deviation (2,), rows (C,)."""
-
-    joints: np.ndarray
-    centres: np.ndarray
-    deviation: np.ndarray
-    rows: np.ndarray
 
 
 def find_people(
@@ -131,28 +62,33 @@ def find_people(
         frame = cast(evidence[f], cameras, config)
         frames.append(frame)
         free = frame.rays.scores > 0
-        present, free = _follow(people, f, frame, times[f], free, config)
+        present: list[Found] = []
+        for certain in (True, False):  # whoever was seen for long has the first choice
+            group = [person for person in people if person.is_certain() == certain]
+            here, free = _follow(group, f, frame, times[f], free, config, present)
+            present += here
         found = _find_new(frame, free, present, cameras, config)
         _begin(people, f, times[f], found, config)
         if progress is not None:
             progress(f + 1, 2 * count)
-    people = [person for person in people if len(person.centres) >= min(2, count)]
+    people = [person for person in people if len(person.found) >= min(2, count)]
     for person in people:
-        _rewind(person, times)
+        person.rewind(times)
     for done, f in enumerate(reversed(range(count))):
         frame = frames[f]
         free = frame.rays.scores > 0
-        known = [person for person in people if f in person.centres]
-        absent = [person for person in people if f not in person.centres]
+        known = [person for person in people if f in person.found]
+        absent = [person for person in people if f not in person.found]
         for person in known:
             _use(free, frame, person.rows[f], person.joints[f], config)
-        _follow(absent, f, frame, times[f], free, config, [person.joints[f] for person in known])
+        _follow(absent, f, frame, times[f], free, config, [person.found[f] for person in known])
         for person in known:
-            person.take(f, times[f], Found(person.joints[f], person.centres[f], person.deviations[f], person.rows[f]))
+            person.take(f, times[f], person.found[f])
         if progress is not None:
             progress(count + done + 1, 2 * count)
-    people = [person for person in people if len(person.centres) >= settings.least_frames(times)]
-    return _assemble(people, times, config)
+    people = [person for person in people if len(person.found) >= settings.least_frames(times)]
+    radii = np.array([frame.radius for frame in frames])
+    return settle_centres(people, cameras.centres.numpy(), radii, times, config)
 
 
 # ---- one frame ----
@@ -165,10 +101,11 @@ def _follow(
     time: float,
     free: Bool[np.ndarray, "cameras rows 17"],
     config: CentreConfig,
-    known: Sequence[np.ndarray] = (),
+    known: Sequence[Found] = (),
 ) -> tuple[list[Found], np.ndarray]:
     """Lets the people seen within `coast_seconds` take their evidence; returns those found and what is left."""
     settings, free = config.association, free.copy()
+    origins = frame.rays.origins
     near = [p for p in people if abs(time - p.time) <= settings.coast_seconds + 1e-9 or _is_next(p, index)]
     if not near:
         return [], free
@@ -182,20 +119,17 @@ def _follow(
     rays, rows_free = _own_rows(frame, expected, free, radius)
     located, rows = settle(rays, expected, rows_free, radius, settings)
     joints = np.where(np.isfinite(located), located, expected)
-    placed, deviation, views = place_centres(frame, rows, joints, centres, config, rays)
+    directions, scores = gather(rays, rows)
+    placed, _, views = place_centres(origins, directions, scores, joints, centres, frame.radius, config)
     found: list[Found] = []
     for i in np.argsort(-views.sum(axis=1), kind="stable"):
         if views[i].max() < 2 or _impossible_torso(placed[i], config):
             continue
-        here = [other.joints for other in found]
-        if len(known) and same_place(located[i], np.array(known)).min() < settings.duplicate_distance:
-            continue
         # Two known people may embrace, and are told apart down to a distance that only double detections come under.
-        if here and same_place(located[i], np.array(here)).min() < _SAME_PERSON:
+        if _is_one_of(located[i], placed[i], [*known, *found], _SAME_PERSON, _SAME_PERSON):
             continue
-        result = Found(
-            located[i], placed[i], deviation[i], rows[:, i] if frame.rows_are_people else -np.ones(len(rows))
-        )
+        own = rows[:, i] if frame.rows_are_people else np.full(len(rows), -1)
+        result = Found(located[i], placed[i], own, directions[i], scores[i])
         near[i].take(index, time, result)
         _use(free, frame, rows[:, i], joints[i], config)
         found.append(result)
@@ -204,7 +138,7 @@ def _follow(
 
 def _is_next(person: Person, index: int) -> bool:
     """Whether the person was found in the frame before (or after), however far apart frames are in time."""
-    return index - 1 in person.centres or index + 1 in person.centres
+    return index - 1 in person.found or index + 1 in person.found
 
 
 def _impossible_torso(centres: np.ndarray, config: CentreConfig) -> bool:
@@ -212,10 +146,26 @@ def _impossible_torso(centres: np.ndarray, config: CentreConfig) -> bool:
     return bool(length < config.torso_range[0] - 0.1 or length > config.torso_range[1] + 0.1)
 
 
+def _is_one_of(
+    joints: Float[np.ndarray, "17 3"],
+    centres: Float[np.ndarray, "2 3"],
+    others: Sequence[Found],
+    joint_distance: float,
+    centre_distance: float,
+) -> bool:
+    """Whether somebody is one of the others: by his joints or, sides swapped, his centres, metres on average."""
+    if not others:
+        return False
+    if same_place(joints, np.array([other.joints for other in others])).min() < joint_distance:
+        return True
+    away = np.linalg.norm(centres - np.array([other.centres for other in others]), axis=-1).mean(axis=-1)
+    return bool(np.nan_to_num(away, nan=np.inf).min() < centre_distance)
+
+
 def _own_rows(
     frame: FrameEvidence, expected: np.ndarray, free: np.ndarray, radius: np.ndarray
 ) -> tuple[FrameRays, Bool[np.ndarray, "cameras rows"]]:
-    """Detections to choose from. Separate peaks are first grouped: one row a person, of the peaks nearest his joints."""
+    """Detections to choose from. Separate peaks are first grouped, a row a person, by his expected joints."""
     rays = frame.rays
     if frame.rows_are_people:
         return rays, free.any(axis=-1)
@@ -251,11 +201,11 @@ def _find_new(
 ) -> list[Found]:
     """New people among what is left: of whole detections that agree, then of pelvises and necks."""
     settings, free = config.association, free.copy()
-    known = np.array([person.joints for person in present]).reshape(-1, 17, 3)
     new: list[Found] = []
     if frame.rows_are_people:
+        known = np.array([person.joints for person in present]).reshape(-1, 17, 3)
         joints, rows = people_of_rows(frame.rays, free.any(axis=-1), known, settings)
-        new += _accept(frame, joints, rows, np.full((len(joints), 2, 3), np.nan), known, config)
+        new += _accept(frame, frame.rays, joints, rows, np.full((len(joints), 2, 3), np.nan), present, cameras, config)
         for person in new:
             _use(free, frame, person.rows, person.joints, config)
     pelvises, necks = (find_candidates(frame, centre, free, config) for centre in (PELVIS, NECK))
@@ -267,7 +217,6 @@ def _find_new(
     view = np.arange(len(cameras))
     for a, b in pair_torsos(places, neck_places, shared, config):
         centres = np.stack((places[a], neck_places[b]))
-        known = np.array([person.joints for person in (*present, *new)]).reshape(-1, 17, 3)
         rows = np.full(len(view), -1)
         rays = frame.rays
         if frame.rows_are_people:
@@ -277,7 +226,7 @@ def _find_new(
             rays, rows = _torso_rows(frame, pelvises.rows[view, chosen[a]], chosen[a], necks.rows[view, neck_chosen[b]],
                                      neck_chosen[b])  # fmt: skip
         joints = locate(rays, rows[:, None], settings)
-        new += _accept(frame, joints, rows[:, None], centres[None], known, config, rays)
+        new += _accept(frame, rays, joints, rows[:, None], centres[None], [*present, *new], cameras, config)
     return new
 
 
@@ -298,27 +247,31 @@ def _torso_rows(
 
 def _accept(
     frame: FrameEvidence,
+    rays: FrameRays,
     joints: Float[np.ndarray, "new 17 3"],
     rows: Int[np.ndarray, "cameras new"],
     expected: Float[np.ndarray, "new 2 3"],
-    known: Float[np.ndarray, "people 17 3"],
+    known: Sequence[Found],
+    cameras: Cameras,
     config: CentreConfig,
-    rays: FrameRays | None = None,
 ) -> list[Found]:
-    """New people whose pelvis and neck are both there, as far apart as a torso is long, and who are nobody known."""
+    """New people whose pelvis and neck enough views agree on, a torso's length apart, and who are nobody known."""
     if not len(joints):
         return []
-    placed, deviation, _ = place_centres(frame, rows, joints, expected, config, rays)
-    placed = np.where(np.isfinite(placed), placed, expected)
+    directions, scores = gather(rays, rows)
+    placed, _, views = place_centres(frame.rays.origins, directions, scores, joints, expected, frame.radius, config)
     low, high = config.torso_range
-    accepted = []
-    for i, centres in enumerate(placed):
-        length = np.linalg.norm(centres[NECK] - centres[PELVIS])
+    own = rows if frame.rows_are_people else np.full_like(rows, -1)
+    accepted: list[Found] = []
+    for i in np.argsort(-views.sum(axis=1), kind="stable"):
+        length = np.linalg.norm(placed[i, NECK] - placed[i, PELVIS])
         if not low <= length <= high:
             continue
-        if len(known) and same_place(joints[i], known).min() < config.association.duplicate_distance:
+        if views[i].max() < views_needed(placed[i].mean(axis=0), frame, cameras, config):
             continue
-        accepted.append(Found(joints[i], centres, deviation[i], rows[:, i]))
+        distances = config.association.duplicate_distance, config.same_centres
+        if not _is_one_of(joints[i], placed[i], [*known, *accepted], *distances):
+            accepted.append(Found(joints[i], placed[i], own[:, i], directions[i], scores[i]))
     return accepted
 
 
@@ -328,7 +281,7 @@ def _accept(
 def _begin(people: list[Person], index: int, time: float, found: list[Found], config: CentreConfig) -> None:
     """Makes tracks of new people, or gives them back to tracks lost where they may have come from."""
     settings = config.association
-    lost = [p for p in people if index not in p.centres and time - p.time <= settings.lost_seconds]
+    lost = [p for p in people if index not in p.found and time - p.time <= settings.lost_seconds]
     cost = np.full((len(found), len(lost)), np.inf)
     for i, new in enumerate(found):
         for k, old in enumerate(lost):
@@ -359,56 +312,3 @@ def _bone_difference(a: np.ndarray, b: np.ndarray) -> float:
     lengths = [np.linalg.norm(x[_LIMBS[:, 0]] - x[_LIMBS[:, 1]], axis=-1) for x in (a, b)]
     difference = np.abs(lengths[0] - lengths[1])
     return float(np.nanmedian(difference)) if np.isfinite(difference).any() else 0.0
-
-
-def _rewind(person: Person, times: np.ndarray) -> None:
-    """Prepares a track for the backward pass: as at its last frame."""
-    last = max(person.centres)
-    known = np.isfinite(person.joints[last][:, 0])
-    person.points = np.where(known[:, None], person.joints[last], person.points)
-    person.seen = np.where(known, times[last], person.seen)
-    person.time = times[last]
-
-
-# ---- assembling ----
-
-
-def _assemble(people: list[Person], times: np.ndarray, config: CentreConfig) -> Centres:
-    """Arrays of all people, short gaps bridged, centres smoothed, in order."""
-    count, coast = len(times), config.association.coast_seconds
-    places = np.full((len(people), 2, count, 3), np.nan)
-    deviations = np.full((len(people), 2, count), np.inf)
-    for p, person in enumerate(people):
-        for f, centres in person.centres.items():
-            places[p, :, f], deviations[p, :, f] = centres, person.deviations[f]
-    for p in range(len(people)):
-        for centre in (PELVIS, NECK):
-            places[p, centre], deviations[p, centre] = bridge(places[p, centre], deviations[p, centre], times, coast)
-    valid = np.isfinite(places[..., 0]).all(axis=1)
-    kept = np.flatnonzero(valid.sum(axis=1) >= config.association.least_frames(times))
-    first = valid[kept].argmax(axis=1)
-    order = kept[np.lexsort((places[kept, PELVIS, first, 0], first))]
-    places, valid, deviations = places[order], valid[order], deviations[order]
-    places = np.where(valid[:, None, :, None], places, np.nan)
-    spread = np.where(valid, deviations.max(axis=1), np.inf)
-    return Centres(places[:, PELVIS], places[:, NECK], valid, spread)
-
-
-def bridge(
-    places: Float[np.ndarray, "frames 3"],
-    deviations: Float[np.ndarray, " frames"],
-    times: Float[np.ndarray, " frames"],
-    coast: float,
-) -> tuple[Float[np.ndarray, "frames 3"], Float[np.ndarray, " frames"]]:
-    """Fills gaps of up to `coast` seconds by interpolation, linear in time; their deviation grows with the distance."""
-    known = np.flatnonzero(np.isfinite(places[:, 0]))
-    places, deviations = places.copy(), deviations.copy()
-    for a, b in zip(known[:-1], known[1:], strict=True):
-        if b - a < 2 or times[b] - times[a] > coast + 1.5 * np.median(np.diff(times)):
-            continue
-        inside = np.arange(a + 1, b)
-        share = ((times[inside] - times[a]) / (times[b] - times[a]))[:, None]
-        places[inside] = (1 - share) * places[a] + share * places[b]
-        sag = 0.5 * 6.0 * (times[inside] - times[a]) * (times[b] - times[inside])
-        deviations[inside] = np.maximum(deviations[a], deviations[b]) + sag
-    return places, deviations
