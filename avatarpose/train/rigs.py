@@ -13,6 +13,7 @@ from jaxtyping import Float
 
 from avatarpose.cameras import Cameras
 from avatarpose.errors import InputError
+from avatarpose.estimate import TriangulationConfig, triangulate
 from avatarpose.sequence import Sequence
 
 KINDS = ("ring", "one_side", "pairs", "scattered", "one_far")
@@ -205,9 +206,7 @@ def _moved(cameras: Cameras, turn: np.ndarray, origin: np.ndarray) -> Cameras:
 
 
 def _place_of_people(sequence: Sequence, upright: np.ndarray) -> tuple[Float[np.ndarray, " 3"], float]:
-    from avatarpose.estimate import estimate  # its methods may come to need the training package
-
-    found = estimate(sequence).keypoints.astype(float) @ upright.T
+    found = triangulate(sequence, TriangulationConfig()).keypoints.astype(float) @ upright.T
     hips, ankles = found[:, :, 11:13].mean(axis=2).reshape(-1, 3), found[:, :, 15:17].reshape(-1, 3)
     hips, ankles = (points[np.isfinite(points).all(axis=1)] for points in (hips, ankles))
     if len(hips) == 0 or len(ankles) == 0:
