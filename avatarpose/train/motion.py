@@ -227,7 +227,8 @@ def _joints(body: BodyModel, poses: np.ndarray, trans: np.ndarray) -> Float[np.n
 def _thin(clip: JointClip | AngleClip, body: BodyModel, fps: float) -> JointClip | AngleClip:
     """The clip at `fps`, without poses of which nothing has moved since the last one kept."""
     frames = len(clip.joints if isinstance(clip, JointClip) else clip.poses)
-    chosen = np.arange(0, frames, max(clip.fps / fps, 1.0)).astype(np.int64)
+    step = max(clip.fps / fps, 1.0)
+    fps, chosen = clip.fps / step, np.arange(0, frames, step).astype(np.int64)
     if isinstance(clip, JointClip):
         return JointClip(clip.name, fps, clip.joints[chosen[_moved(clip.joints[chosen].reshape(len(chosen), -1, 3))]])
     poses, pelvis = clip.poses[chosen], clip.pelvis[chosen]
