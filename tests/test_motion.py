@@ -241,7 +241,7 @@ def test_paths_without_clips_are_refused(body: BodyModel, tmp_path: Path) -> Non
 
 
 def test_fit_to_captured_motion(data_folder: Path, body: BodyModel) -> None:
-    """An acrobat, also upside down (CMU 49_08), and a dancer (05_04): on the joints, and elbows and knees bend their own way."""
+    """An acrobat, also upside down, and a dancer: on the joints, elbows and knees bent their own way."""
     path = data_folder / "motion" / "cmu_solo_15joints_30fps.npz"
     if not path.is_file():
         pytest.skip(f"absent data: no {path}")
