@@ -24,7 +24,7 @@ from rich.table import Table
 
 from avatarpose.body import BodyModel, load_body
 from avatarpose.errors import InputError
-from avatarpose.estimate import METHODS, estimate
+from avatarpose.estimate import METHODS, VolumetricConfig, estimate
 from avatarpose.evaluate import decompose, evaluate_sequence, print_metrics
 from avatarpose.register import RegisterSettings, register
 from avatarpose.results import Bodies, Joints3D
@@ -48,7 +48,8 @@ class Settings:
     device: str = "auto"
     memory: float = 1.0
     body: Path | None = None
-    method: str = "triangulation"
+    method: str = "volumetric"
+    weights: Path | None = None
     preset: str = "auto"
     effort: float = 1.0
     ablate: str = ""
@@ -63,18 +64,19 @@ class Settings:
             frames=parse_frames(self.frames) if self.frames else None,
         )
 
-    def torch_device(self) -> torch.device:
-        """The device to compute on. Raises InputError where the one asked for is not there."""
-        if self.device == "auto":
-            return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        try:
-            device = torch.device(self.device)
-        except RuntimeError:
-            raise InputError("no such device", expected="cpu, cuda, cuda:0, ... or auto", found=self.device) from None
-        count = torch.cuda.device_count()
-        if device.type not in ("cpu", "cuda") or (device.type == "cuda" and (device.index or 0) >= count):
-            raise InputError("no such device here", expected=f"cpu, or one of {count} CUDA devices", found=self.device)
-        return device
+
+def torch_device(name: str) -> torch.device:
+    """The device to compute on. Raises InputError where the one asked for is not there."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise InputError("no such device", expected="cpu, cuda, cuda:0, ... or auto", found=name) from None
+    count = torch.cuda.device_count()
+    if device.type not in ("cpu", "cuda") or (device.type == "cuda" and (device.index or 0) >= count):
+        raise InputError("no such device here", expected=f"cpu, or one of {count} CUDA devices", found=name)
+    return device
 
 
 def _names(text: str) -> list[str] | None:
@@ -88,7 +90,7 @@ class Pipeline:
         self.settings = settings
         self.console = console or Console(stderr=True)
         """Where progress and messages go; tables go to standard output."""
-        self.device = settings.torch_device()
+        self.device = torch_device(settings.device)
         self.sequence = settings.open()
         self.results = self.sequence.results
         said = {key: str(value) if isinstance(value, Path) else value for key, value in asdict(settings).items()}
@@ -137,8 +139,11 @@ class Pipeline:
         method = METHODS.get(self.settings.method)
         if method is None:
             raise InputError("no such method", expected=" or ".join(METHODS), found=self.settings.method)
+        config = method.config()
+        if isinstance(config, VolumetricConfig):
+            config = replace(config, weights=self.settings.weights, device=str(self.device))
         with self._progress("estimate") as progress:
-            return estimate(self.sequence, method.config(), progress)
+            return estimate(self.sequence, config, progress)
 
     def _register(self) -> Bodies:
         joints = self.stage("estimate")

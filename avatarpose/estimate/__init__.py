@@ -14,6 +14,8 @@ from avatarpose.estimate.config import TriangulationConfig
 from avatarpose.estimate.joints import triangulate_people
 from avatarpose.estimate.matching import Association, associate
 from avatarpose.estimate.tracking import track
+from avatarpose.estimate.volumetric.estimator import estimate_volumetric
+from avatarpose.estimate.volumetric.settings import VolumetricConfig
 from avatarpose.results import Joints3D
 
 if TYPE_CHECKING:
@@ -25,8 +27,10 @@ __all__ = [
     "Estimator",
     "Method",
     "TriangulationConfig",
+    "VolumetricConfig",
     "associate",
     "estimate",
+    "estimate_volumetric",
     "triangulate",
 ]
 
@@ -86,7 +90,10 @@ def triangulate(sequence: Sequence, config: TriangulationConfig, progress: Progr
     )
 
 
-METHODS: dict[str, Method] = {"triangulation": Method(TriangulationConfig, triangulate)}
+METHODS: dict[str, Method] = {
+    "volumetric": Method(VolumetricConfig, estimate_volumetric),
+    "triangulation": Method(TriangulationConfig, triangulate),
+}
 """Methods by the name `estimate --method` takes."""
 
 
@@ -95,7 +102,8 @@ def estimate(sequence: Sequence, config: Any = None, progress: Progress | None =
 
     Args:
         sequence: the capture.
-        config: settings of one of `METHODS`; their type says which. None: triangulation with its defaults.
+        config: settings of one of `METHODS`; their type says which. None: the volumetric estimator with its
+            defaults.
         progress: called with the work done and its total.
 
     Returns:
@@ -105,7 +113,7 @@ def estimate(sequence: Sequence, config: Any = None, progress: Progress | None =
         InputError: no person found, or one camera only.
         TypeError: `config` belongs to no method.
     """
-    config = TriangulationConfig() if config is None else config
+    config = VolumetricConfig() if config is None else config
     for method in METHODS.values():
         if type(config) is method.config:
             return method.run(sequence, config, progress)

@@ -28,7 +28,7 @@ class RigConfig:
     """Bounds are of uniform distributions, metres and degrees."""
 
     cameras: tuple[int, int] = (4, 12)
-    """Fewest and most."""
+    """Fewest and most; few are drawn more often."""
     kinds: tuple[float, ...] = (0.45, 0.2, 0.15, 0.12, 0.08)
     """Probabilities of `KINDS`."""
     sizes: tuple[tuple[int, int], ...] = (
@@ -73,7 +73,8 @@ def look_at(
 def random_rig(rng: np.random.Generator, config: RigConfig | None = None) -> Cameras:
     """Cameras around the origin that look at people standing there; float64; the same for the same state of `rng`."""
     config = RigConfig() if config is None else config
-    count = int(rng.integers(config.cameras[0], config.cameras[1] + 1))
+    # The smaller of two draws: few cameras are the harder case, the usual one, and the cheaper one.
+    count = int(rng.integers(config.cameras[0], config.cameras[1] + 1, size=2).min())
     kind = KINDS[rng.choice(len(KINDS), p=np.array(config.kinds) / sum(config.kinds))]
     azimuths = rng.uniform(0, 360) + _azimuths(kind, count, rng)
     size, span = rng.integers(len(config.sizes)), np.exp(rng.uniform(*np.log(config.span)))

@@ -1,11 +1,12 @@
 """The two-stage network of the volumetric estimator (Zhou et al., CloseMoCap, section 3.3), on V2V networks.
 
-    heat  = sigmoid(V2V(F) + a log F + b)                         3D heatmaps of everybody in the volume  (first stage)
+    heat  = sigmoid(V2V(F, S) + a log F + d log S + b)            3D heatmaps of everybody in the volume  (first stage)
     P     = softmax(V2V(heat, own anchors, -others' anchors) + c log heat)                               (second stage)
     joint = sum over voxels of P times the voxel's place                                                 (eq. 6)
 
-The logarithmic terms, which the paper has not, start the network as what it must become: the heatmaps' own product,
-sharpened. It then learns what to take away and what to add, from far fewer samples.
+S is the share of the views that see a voxel. It and the logarithmic terms, which the paper has not, start the network
+as what it must become: the heatmaps' own mean, sharpened. It then learns what to take away and what to add, from far
+fewer samples.
 The V2V networks are those of Moon et al. (2018) as used by VoxelPose (Tu et al., 2020).
 """
 
@@ -115,19 +116,21 @@ class VolumetricNetwork(nn.Module):
         super().__init__()
         self.config = config
         joints, anchors = config.joints, 4 if config.anchors else 0
-        self.everyone = V2V(joints, joints, config.width)
+        self.everyone = V2V(joints + 1, joints, config.width)
         self.one = V2V(joints + anchors, joints, config.width)
         shape = (joints, 1, 1, 1)
         self.feature_weight = nn.Parameter(torch.full(shape, 4.0))
-        self.feature_bias = nn.Parameter(torch.full(shape, 3.0))
-        self.heat_weight = nn.Parameter(torch.full(shape, 2.0))
+        self.share_weight = nn.Parameter(torch.full(shape, 4.0))
+        self.feature_bias = nn.Parameter(torch.full(shape, 1.0))
+        self.heat_weight = nn.Parameter(torch.full(shape, 4.0))
         self.register_buffer("grid", voxels(), persistent=False)
 
-    def heatmaps(self, features: Float[Tensor, "samples joints x y z"]) -> Float[Tensor, "samples joints x y z"]:
-        """Logits of the 3D heatmaps of everybody: the first stage."""
+    def heatmaps(self, features: Float[Tensor, "samples joints+1 x y z"]) -> Float[Tensor, "samples joints x y z"]:
+        """Logits of the 3D heatmaps of everybody: the first stage. `features` as `feature_volume` gives them."""
         # Voxel by voxel in one memory layout, and in single precision: half precision has no digits left near 1.
         logits = self.everyone(_channels_last(features)).contiguous().float()
-        return logits + self.feature_weight * (features.float() + _FLOOR_FEATURES).log() + self.feature_bias
+        logs = (features.float() + _FLOOR_FEATURES).log()
+        return logits + self.feature_weight * logs[:, :-1] + self.share_weight * logs[:, -1:] + self.feature_bias
 
     def joints(
         self,
@@ -137,7 +140,8 @@ class VolumetricNetwork(nn.Module):
     ) -> tuple[Float[Tensor, "samples joints 3"], Float[Tensor, "samples joints voxels"]]:
         """The person's own joints (metres, volume frame) and their probabilities over the voxels: the second stage."""
         inputs = torch.cat((heat, own, -others), dim=1) if self.config.anchors else heat
-        logits = self.one(_channels_last(inputs)).contiguous().float() + self.heat_weight * (heat.float() + _FLOOR_HEAT).log()
+        logits = self.one(_channels_last(inputs)).contiguous().float()
+        logits = logits + self.heat_weight * (heat.float() + _FLOOR_HEAT).log()
         probability = logits.flatten(2).softmax(dim=-1)
         return probability @ self.grid, probability
 

@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from avatarpose.cameras import LEAST_DEPTH, Cameras, project_points
+from avatarpose.cameras import LEAST_DEPTH, Cameras, distort
 from avatarpose.estimate.volumetric.evidence import Gaussians
 from avatarpose.skeletons import conversion_matrix
 
@@ -27,6 +27,8 @@ PITCH = SIDE / (RESOLUTION - 1)
 """Metres between neighbouring voxels."""
 
 _ABSENT = -1e4  # exponent of a Gaussian that is not there
+_LEAST_EXPONENT = -25.0
+_FEW_DETECTIONS = 6
 _UNIT = 100.0  # pixels are counted in hundreds, so that the quadratic form keeps its digits in single precision
 _CUDA_CHUNK = 32  # samples handled at once on CUDA; one at a time on the CPU, whose caches are small
 
@@ -43,16 +45,16 @@ def least_rotation(a: Float[Tensor, "*batch 3"], b: Float[Tensor, "*batch 3"]) -
     Opposite vectors have no such rotation; there it is half a turn about an axis across a.
     """
     a, b = torch.broadcast_tensors(a, b)
-    # Two reflections: first a -> -h, then -h -> b, where h is half way between (the product is a rotation in their plane).
+    # Half a turn about a, then half a turn about h, half way between a and b: together a turn in their plane.
     half = a + b
     across = torch.zeros_like(a).scatter(-1, a.abs().argmin(dim=-1, keepdim=True), 1.0)
     across = across - (across * a).sum(-1, keepdim=True) * a
     opposite = half.norm(dim=-1, keepdim=True) < 1e-3
     half = torch.nn.functional.normalize(torch.where(opposite, across, half), dim=-1)
     identity = torch.eye(3, dtype=a.dtype, device=a.device)
-    turn = 2 * half[..., :, None] * half[..., None, :] - identity  # half a turn about h: takes a to b
-    about = 2 * a[..., :, None] * a[..., None, :] - identity  # half a turn about a: leaves a
-    return turn @ about
+    about_half = 2 * half[..., :, None] * half[..., None, :] - identity
+    about_a = 2 * a[..., :, None] * a[..., None, :] - identity
+    return about_half @ about_a
 
 
 @dataclass(frozen=True)
@@ -93,8 +95,8 @@ class Views:
     turning_radius: Float[Tensor, "samples views"]
     there: Bool[Tensor, "samples views"]
     quadratics: Float[Tensor, "samples views 6 peaks"]
-    """Exponents of the Gaussians as coefficients of (x^2, xy, y^2, x, y, 1), pixels in hundreds from the image's centre;
-    a peak is detection d of joint j at index d J + j."""
+    """Exponents of the Gaussians as coefficients of (x^2, xy, y^2, x, y, 1), pixels in hundreds from the image's
+    centre; a peak is detection d of joint j at index d J + j."""
     reach: Float[Tensor, "samples views detections 4"]
     """Box in pixels outside which a detection shows nothing: left, top, right, bottom."""
     joints: int
@@ -134,6 +136,11 @@ class Views:
             reach=padded(reaches),
             joints=joints,
         )
+
+    def repeat(self, count: int) -> Views:
+        """`count` samples that show the same, from one."""
+        fields = {k: v.expand(count, *v.shape[1:]) if isinstance(v, Tensor) else v for k, v in vars(self).items()}
+        return Views(**fields)
 
     def to(self, device: torch.device | str) -> Views:
         """The same on another device."""
@@ -178,43 +185,51 @@ def convert_gaussians(gaussians: Gaussians, skeleton: str) -> Gaussians:
     )
 
 
-def feature_volume(views: Views, points: Float[Tensor, "samples points 3"]) -> Float[Tensor, "samples joints points"]:
-    """Mean over the views that see a place of their heatmaps there (eq. 1).
+def feature_volume(
+    views: Views, points: Float[Tensor, "samples points 3"]
+) -> Float[Tensor, "samples joints+1 points"]:
+    """Mean over the views that see a place of their heatmaps there (eq. 1); last, the share of the views that see it.
 
-    A view sees what lies before the camera and inside the image; places no view sees are 0.
+    A view sees what lies before the camera and inside the image; places no view sees are 0. The share, which the paper
+    has not, tells what a mean is worth: of one view alone it is as high all along the ray.
 
     Args:
         points: metres, world.
     """
     samples, count = points.shape[:2]
     chunk = _CUDA_CHUNK if points.is_cuda else 1
-    result = points.new_zeros(samples, views.joints, count)
+    result = points.new_zeros(samples, views.joints + 1, count)
     for start in range(0, samples, chunk):
         part = slice(start, start + chunk)
-        total, number = result[part], points.new_zeros(len(points[part]), 1, count)
+        total, number = result[part, :-1], points.new_zeros(len(points[part]), count)
         for v in range(views.K.shape[1]):
             if points.is_cuda or bool(views.there[part, v].any()):
                 heat, seen = _one_view(views, part, v, points[part])
-                number += seen[:, None]
+                number += seen
                 if heat is not None:
                     total += heat
-        total /= number.clamp_min(1)
+        total /= number.clamp_min(1)[:, None]
+        result[part, -1] = number / views.there[part].sum(dim=1, keepdim=True).clamp_min(1)
     return result
 
 
 def _one_view(views: Views, part: slice, v: int, points: Tensor) -> tuple[Tensor | None, Tensor]:
     """Heatmaps (B, J, N) of view v at the points, 0 where it does not see them, and whether it sees them (B, N)."""
-    dist = None if views.dist is None else views.dist[part, v, None]
-    R, t = views.R[part, v], views.t[part, v]
-    pixels, depth = project_points(points, views.K[part, v, None], R[:, None], t[:, None], dist)
-    size = views.size[part, v, None]
-    seen = (depth > LEAST_DEPTH) & ((pixels >= 0) & (pixels <= size)).all(dim=-1) & views.there[part, v, None]
-    if dist is not None:
-        camera = points @ R.mT + t[:, None]
-        seen &= camera[..., :2].norm(dim=-1) < views.turning_radius[part, v, None] * depth
+    # As `project_points`, by matrix products: this is most of the work of few people.
+    camera = torch.baddbmm(views.t[part, v, None], points, views.R[part, v].mT)
+    depth = camera[..., 2]
+    seen = (depth > LEAST_DEPTH) & views.there[part, v, None]
+    xy = camera[..., :2] / torch.where(seen, depth, 1.0)[..., None]
+    if views.dist is not None:
+        seen &= xy.norm(dim=-1) < views.turning_radius[part, v, None]
+        xy = distort(xy, views.dist[part, v, None])
+    K, size = views.K[part, v], views.size[part, v, None]
+    pixels = torch.baddbmm(K[:, None, :2, 2], xy, K[:, :2, :2].mT)
+    seen &= ((pixels >= 0) & (pixels <= size)).all(dim=-1)
     quadratics = views.quadratics[part, v]
-    if not points.is_cuda:
-        # On the CPU only what the volume can see is computed.
+    detections = views.reach.shape[2]
+    if not points.is_cuda and detections > _FEW_DETECTIONS:
+        # Of a crowd only those whom the volume can see are computed.
         if not bool(seen.any()):
             return None, seen
         visible = pixels[seen]
@@ -225,27 +240,30 @@ def _one_view(views: Views, part: slice, v: int, points: Tensor) -> tuple[Tensor
             return None, seen
         quadratics = quadratics.unflatten(-1, (-1, views.joints))[..., near, :].flatten(-2)
     x, y = torch.where(seen[..., None], (pixels - 0.5 * size) / _UNIT, 0.0).unbind(-1)
-    basis = torch.stack((x * x, x * y, y * y, x, y, torch.ones_like(x)), dim=1)  # (B, 6, N)
-    exponents = (quadratics.mT @ basis).unflatten(1, (-1, views.joints))
-    # clamp: single precision may leave an exponent a little above 0
-    heat = exponents.amax(dim=1).clamp_(max=0).exp_()
-    return heat.mul_(seen[:, None]), seen
+    hidden = (~seen).to(x)
+    basis = torch.stack((x * x, x * y, y * y, x, y, torch.ones_like(x), hidden), dim=1)  # (B, 7, N)
+    dark = quadratics.new_full((*quadratics.shape[:1], 1, quadratics.shape[-1]), _ABSENT)
+    exponents = (torch.cat((quadratics, dark), dim=1).mT @ basis).unflatten(1, (-1, views.joints))
+    # Single precision may leave an exponent a little above 0; far below, the exponential is slow and does not count.
+    return exponents.amax(dim=1).clamp_(_LEAST_EXPONENT, 0).exp_(), seen
 
 
 def anchor_volume(
-    anchors: Float[Tensor, "samples anchors 3"], sigma: float, grid: Float[Tensor, "voxels 3"]
-) -> Float[Tensor, "samples anchors voxels"]:
+    anchors: Float[Tensor, "*batch 3"], sigma: float
+) -> Float[Tensor, "*batch voxels"]:
     """Gaussians about points of the volumes' own frames (metres; NaN: nothing), evaluated at the voxels."""
-    square = (grid[None, None] - anchors[:, :, None]).square().sum(dim=-1)
-    return torch.nan_to_num(square, nan=torch.inf).mul(-0.5 / sigma**2).exp()
+    axis = torch.linspace(-SIDE / 2, SIDE / 2, RESOLUTION, device=anchors.device)
+    square = torch.nan_to_num((anchors[..., None] - axis).square(), nan=torch.inf)
+    # A Gaussian is the product of those along the axes.
+    x, y, z = square.mul(-0.5 / sigma**2).clamp_(min=_LEAST_EXPONENT).exp().unbind(-2)
+    plane = (x[..., :, None] * y[..., None, :]).flatten(-2)
+    return (plane[..., :, None] * z[..., None, :]).flatten(-2)
 
 
 def others_volume(
-    anchors: Float[Tensor, "samples people anchors 3"], sigma: float, grid: Float[Tensor, "voxels 3"]
+    anchors: Float[Tensor, "samples people anchors 3"], sigma: float
 ) -> Float[Tensor, "samples anchors voxels"]:
     """The anchors of all other people (NaN rows: nobody), largest value taken (eq. 4)."""
-    samples, people, number = anchors.shape[:3]
-    if people == 0:
-        return anchors.new_zeros(samples, number, len(grid))
-    each = anchor_volume(anchors.flatten(0, 1), sigma, grid).unflatten(0, (samples, people))
-    return each.amax(dim=1)
+    if anchors.shape[1] == 0:
+        return anchors.new_zeros(len(anchors), anchors.shape[2], RESOLUTION**3)
+    return anchor_volume(anchors, sigma).amax(dim=1)

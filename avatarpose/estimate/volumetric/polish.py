@@ -1,0 +1,60 @@
+"""From voxels to rays: joints of the network, drawn to the 2D peaks near them.
+
+Voxels are 64 mm apart and heatmaps as wide, so the network is right about whose joint is where and about joints few
+views see, and less so about millimetres; the peaks themselves are exact places. Each joint is the most likely place
+given both: least squares over the network's joint and the rays of the nearest peak of each view,
+
+    x = argmin |x - x_net|^2 / s_net^2 + sum_v w_v |(I - d_v d_v^T)(x - o_v)|^2,
+
+w_v the peak's squared height times Tukey's biweight of the ray's distance over the radius, over s_ray^2.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from jaxtyping import Float
+
+from avatarpose.cameras import Cameras
+from avatarpose.estimate.affinity import point_ray_distance
+from avatarpose.estimate.volumetric.evidence import Gaussians
+from avatarpose.estimate.volumetric.settings import PolishConfig
+
+
+def polish(
+    joints: Float[np.ndarray, "people joints 3"],
+    gaussians: Gaussians,
+    cameras: Cameras,
+    config: PolishConfig,
+) -> tuple[Float[np.ndarray, "people joints 3"], Float[np.ndarray, "people joints"]]:
+    """Joints of one frame drawn to the rays of their peaks (metres, world).
+
+    Returns:
+        Joints; and how many views drew each, every view counting as much as its weight at that place (0 to V).
+    """
+    pixels = gaussians.means.double()
+    with torch.no_grad():
+        origins, directions = cameras.to(dtype=torch.float64, device="cpu").rays(pixels)
+    origins = origins[:, 0, 0].numpy()  # (V, 3)
+    directions = directions.numpy()  # (V, D, J, 3)
+    heights = gaussians.heights.numpy()
+    start, support = joints, np.zeros(joints.shape[:2])
+    for _ in range(config.iterations):
+        at = joints[:, :, None, None]  # (P, J, 1, 1, 3)
+        rays = directions.transpose(2, 0, 1, 3)[None]  # (1, J, V, D, 3)
+        away = point_ray_distance(at, origins[:, None], rays)  # (P, J, V, D)
+        away = np.where(heights.transpose(2, 0, 1) > 0, away, np.inf)
+        nearest = away.argmin(axis=-1)[..., None]
+        distance = np.take_along_axis(away, nearest, axis=-1)[..., 0]  # (P, J, V)
+        direction = np.take_along_axis(np.broadcast_to(rays, (*away.shape, 3)), nearest[..., None], axis=3)[..., 0, :]
+        height = np.take_along_axis(np.broadcast_to(heights.transpose(2, 0, 1), away.shape), nearest, axis=-1)[..., 0]
+        near = distance < config.radius
+        biweight = np.where(near, (1 - (np.where(near, distance, 0.0) / config.radius) ** 2) ** 2, 0.0)
+        weight = height**2 * biweight / config.ray_spread**2
+        across = np.eye(3) - direction[..., :, None] * direction[..., None, :]
+        across *= weight[..., None, None]
+        normal = across.sum(axis=2) + np.eye(3) / config.network_spread**2
+        right = np.einsum("pjvab,vb->pja", across, origins) + start / config.network_spread**2
+        joints = np.linalg.solve(normal, right[..., None])[..., 0]
+        support = (weight * config.ray_spread**2).sum(axis=-1)
+    return joints, support

@@ -1,0 +1,158 @@
+"""Training of the volumetric estimator: losses by hand, samples and resumption reproduced, learning seen."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from rich.console import Console
+from test_volume import ring
+
+from avatarpose.body import load_body
+from avatarpose.errors import InputError
+from avatarpose.estimate.volumetric.network import NetworkConfig, load_network, make_network, save_network
+from avatarpose.estimate.volumetric.volume import voxels
+from avatarpose.train.driver import CURVE, WEIGHTS, TrainJob, _run
+from avatarpose.train.loop import TrainConfig, Training, focal_loss, losses, mean_error, rate
+from avatarpose.train.motion import MotionPool
+from avatarpose.train.noise import NoiseConfig
+from avatarpose.train.people import PeopleConfig
+from avatarpose.train.rigs import RigConfig
+from avatarpose.train.samples import SampleConfig, SampleMaker
+
+
+@pytest.fixture(scope="module")
+def pool() -> MotionPool:
+    """Forty people standing with their limbs anyhow."""
+    rng = np.random.default_rng(5)
+    poses = rng.normal(scale=0.25, size=(40, 72)).astype(np.float32)
+    poses[:, :3] = (np.pi / 2, 0.0, 0.0)  # y up to z up
+    return MotionPool(
+        poses, np.zeros((40, 3), np.float32), np.zeros(40, int), ("made",), np.zeros((0, 2), int)
+    )
+
+
+def make_maker(pool: MotionPool, **changes: object) -> SampleMaker:
+    rigs = RigConfig(cameras=(4, 4))
+    return SampleMaker(pool, load_body(), SampleConfig(rigs=rigs, **changes), seed=3)
+
+
+def test_focal_loss_by_hand() -> None:
+    logits = torch.tensor([[[0.0, np.log(3.0), -100.0]]])  # p = 1/2, 3/4, 0
+    target = torch.tensor([[[1.0, 0.75, 0.0]]])
+    # (1 - 1/2)^2 (-log 1/2) + 0 + 0, over the sum of the targets
+    assert focal_loss(logits, target) == pytest.approx(0.25 * np.log(2) / 1.75, rel=1e-5)
+
+
+def test_untrained_network_finds_the_joints_of_one_person(pool: MotionPool) -> None:
+    """The logarithmic terms alone are the heatmaps' sharpened product, whose centre of mass is the joint."""
+    config = SampleConfig(noise=NoiseConfig.none(), people=PeopleConfig(number=(1.0,)))
+    batch = SampleMaker(pool, load_body(), config, seed=3, rig=lambda rng: ring(8, 4.5)).batch(0, 4)
+    network = make_network(NetworkConfig()).eval()
+    with torch.no_grad():
+        _, joints = losses(network, batch, batch.features(network.grid), TrainConfig())
+    assert mean_error(joints, batch) < 25.0
+
+
+def test_batches_are_functions_of_seed_and_index(pool: MotionPool) -> None:
+    first, second = make_maker(pool), make_maker(pool)
+    second.batch(0, 4)
+    a, b = first.batch(7, 4), second.batch(7, 4)
+    torch.testing.assert_close(a.joints, b.joints, atol=0, rtol=0)
+    torch.testing.assert_close(a.views.quadratics, b.views.quadratics, atol=0, rtol=0)
+    assert not torch.equal(first.batch(8, 4).joints, a.joints)
+
+
+def test_sample_holds_its_person(pool: MotionPool) -> None:
+    batch = make_maker(pool, anchor_error=0.0).batch(1, 8)
+    assert batch.joints.shape == (8, 17, 3)
+    hips, shoulders = batch.joints[:, 11:13].mean(dim=1), batch.joints[:, 5:7].mean(dim=1)
+    torch.testing.assert_close(hips, torch.zeros(8, 3), atol=1e-5, rtol=0)
+    torch.testing.assert_close(shoulders[:, :2], torch.zeros(8, 2), atol=1e-5, rtol=0)
+    assert (shoulders[:, 2] > 0.3).all()
+    torch.testing.assert_close(batch.own, torch.stack((hips, shoulders), dim=1), atol=1e-5, rtol=0)
+    mine = (batch.everyone - batch.joints[:, None]).abs().amax(dim=(2, 3))
+    assert (torch.nan_to_num(mine, nan=9.0).amin(dim=1) < 1e-6).all()
+
+
+def test_learning_rate_rises_and_falls() -> None:
+    config = TrainConfig(warm_up=0.1)
+    assert [rate(x, config) for x in (0.0, 0.05, 0.1, 0.55, 1.0)] == pytest.approx([0, 0.5, 1, 0.5, 0], abs=1e-9)
+
+
+@pytest.mark.slow
+def test_stopped_and_continued_is_as_if_never_stopped(pool: MotionPool, tmp_path: Path) -> None:
+    config = TrainConfig(total=8, batch=2)
+    quiet = Console(quiet=True)
+
+    def run(folder: Path, total: int) -> dict[str, torch.Tensor]:
+        job = TrainJob(motion=(), out=folder, config=config)
+        folder.mkdir(exist_ok=True)
+        training = Training(make_maker(pool), config, folder, torch.device("cpu"))
+        if total < config.total:
+            training.step(training.maker.batch(0, 2))
+            torch.save(training.checkpoint(), folder / "checkpoint.pt")
+        else:
+            _run(training, job, 0, quiet)
+        return {k: v.clone() for k, v in training.network.state_dict().items()}
+
+    whole = run(tmp_path / "whole", 8)
+    run(tmp_path / "parts", 2)
+    parts = run(tmp_path / "parts", 8)
+    for name, value in whole.items():
+        torch.testing.assert_close(parts[name], value, atol=1e-6, rtol=1e-5, msg=name)
+    lines = [json.loads(line) for line in (tmp_path / "whole" / CURVE).read_text().splitlines()]
+    assert lines[-1]["seen"] == 8
+    assert {"l1", "focal", "mm", "seconds"} <= set(lines[-1])
+    assert load_network(tmp_path / "whole" / WEIGHTS).config == config.network
+    with pytest.raises(InputError, match="other settings"):
+        Training(make_maker(pool), dataclasses.replace(config, seed=1), tmp_path / "whole", torch.device("cpu"))
+
+
+@pytest.mark.slow
+def test_learns_whose_joints_they_are(pool: MotionPool, tmp_path: Path) -> None:
+    """Two people side by side: at first their joints are mixed up; some steps later far less so, on new samples."""
+    # Always at arm's length, the easiest thing there is to learn.
+    people = PeopleConfig(number=(0.0, 1.0), apart_share=1.0, pairs=0.0)
+    maker = make_maker(pool, noise=NoiseConfig.none(), people=people)
+    config = TrainConfig(total=240, batch=4, learning_rate=4e-3, warm_up=0.1, average=0.9)
+    training = Training(maker, config, tmp_path, torch.device("cpu"))
+    before = training.validate(2, 4)["mm"]
+    for index in range(60):
+        training.step(maker.batch(index, 4))
+    assert training.validate(2, 4)["mm"] < 0.7 * before
+
+
+def test_weights_go_out_and_come_back(tmp_path: Path) -> None:
+    network = make_network(NetworkConfig())
+    path = tmp_path / "weights.safetensors"
+    save_network(path, network, samples="12")
+    assert path.stat().st_size < 3e6
+    back = load_network(path)
+    assert not back.training
+    for name, value in network.state_dict().items():
+        torch.testing.assert_close(back.state_dict()[name], value, atol=1e-3, rtol=1e-3, msg=name)
+    torch.testing.assert_close(back.grid, voxels())
+
+
+def test_other_files_are_no_weights(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no weights"):
+        load_network(tmp_path / "absent.safetensors")
+    wrong = tmp_path / "wrong.safetensors"
+    wrong.write_bytes(b"not a safetensors file, nor anything else")
+    with pytest.raises(InputError, match="not weights"):
+        load_network(wrong)
+    from safetensors.torch import save_file
+
+    save_file({"x": torch.zeros(3)}, wrong, metadata={"config": json.dumps({"width": "light"})})
+    with pytest.raises(InputError, match="not weights"):
+        load_network(wrong)
+
+
+def test_full_network_is_the_papers_size() -> None:
+    network = make_network(NetworkConfig(width="full"))
+    size = sum(p.numel() for p in network.everyone.parameters())
+    assert size == pytest.approx(3.3e6, rel=0.03)
+    assert 2 * sum(p.numel() for p in network.parameters()) < 14e6
