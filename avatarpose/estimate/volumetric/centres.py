@@ -17,7 +17,7 @@ from avatarpose.cameras import Cameras
 from avatarpose.estimate.affinity import FrameRays, agreement, closest_points, point_ray_distance
 from avatarpose.estimate.triangulation import hypotheses, refine
 from avatarpose.estimate.volumetric.config import CentreConfig
-from avatarpose.estimate.volumetric.evidence import Gaussians
+from avatarpose.estimate.volumetric.evidence import Gaussians, size_by_limbs
 
 PELVIS, NECK = 0, 1
 SIDES = np.array([[11, 12], [5, 6]])
@@ -151,6 +151,7 @@ def triangulate_greedily(
     candidates: Candidates,
     cameras: Cameras,
     config: CentreConfig,
+    least_views: int | None = None,
 ) -> tuple[Float[np.ndarray, "centres 3"], Int[np.ndarray, "centres cameras"], Float[np.ndarray, " centres"]]:
     """Centres that views agree on, the best supported first; a candidate serves once.
 
@@ -194,7 +195,8 @@ def triangulate_greedily(
             config.min_angle, iterations=4,
         )  # fmt: skip
         inliers = result.inliers[0]
-        if inliers.sum() >= 2 and inliers.sum() >= views_needed(result.points[0], frame, cameras, config):
+        needed = least_views or views_needed(result.points[0], frame, cameras, config)
+        if inliers.sum() >= max(needed, 2):
             found.append(result.points[0])
             chosen.append(np.where(inliers, row, -1))
             values.append(total[best])
@@ -218,6 +220,23 @@ def views_needed(point: np.ndarray, frame: FrameEvidence, cameras: Cameras, conf
         return np.inf
     seeing = int((cameras.sees(torch.from_numpy(point)).numpy() & frame.live).sum())
     return config.crowd_views if seeing >= 4 else 2
+
+
+def plausible_size(
+    point: Float[np.ndarray, " 3"],
+    origins: Float[np.ndarray, "cameras 3"],
+    directions: Float[np.ndarray, "17 cameras 3"],
+    scores: Float[np.ndarray, "17 cameras"],
+    config: CentreConfig,
+) -> bool:
+    """Whether a person with these rays, standing there, has a human size: rays of two people meet anywhere.
+
+    The size of a detection, radians per metre of a person, times its depth is near one, less when foreshortened.
+    """
+    seen = np.moveaxis(np.where(scores[..., None] > 0, directions, np.nan), 1, 0)  # (C, 17, 3)
+    size = size_by_limbs(seen) * np.linalg.norm(point - origins, axis=-1)
+    low, high = config.size_range
+    return not np.isfinite(size).any() or bool(low < np.nanmedian(size) < high)
 
 
 def pair_torsos(

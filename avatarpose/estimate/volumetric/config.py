@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from avatarpose.estimate.config import TriangulationConfig
 
@@ -28,9 +27,14 @@ class CentreConfig:
     """Usual distance of neck and pelvis."""
     torso_range: tuple[float, float] = (0.3, 0.68)
     """Distances of neck and pelvis outside this are no person's."""
+    size_range: tuple[float, float] = (0.5, 1.6)
+    """A new person's size in the images times his distance, over that of a usual person: outside this is nobody."""
     crowd_views: int = 3
     """Views that must agree on a new person's centre where four or more live views see the place (two elsewhere)."""
     same_centres: float = 0.15
     """Somebody new whose pelvis and neck are on average nearer than this to a known person's is that one."""
+    max_spread: float = 0.15
+    """People whose centres are usually expected to err by more than this along an axis are left out: bystanders far
+    behind, whom two cameras see from about the same side."""
     acceleration: float = 25.0
     """Usual acceleration of a centre, m/s^2, along an axis: how much the smoothing over time lets it turn."""

@@ -66,7 +66,12 @@ def pixels_per_metre(rows: Float[np.ndarray, "*batch 17 3"], min_score: float = 
     """
     with np.errstate(invalid="ignore"):
         seen = np.isfinite(rows).all(axis=-1) & (rows[..., 2] >= min_score)
-    places = np.where(seen[..., None], rows[..., :2], np.nan).astype(np.float64)
+    return size_by_limbs(np.where(seen[..., None], rows[..., :2], np.nan))
+
+
+def size_by_limbs(places: Float[np.ndarray, "*batch 17 axes"]) -> Float[np.ndarray, "*batch"]:
+    """As `pixels_per_metre`, of places in any units, per metre; NaN where a joint was not seen."""
+    places = np.asarray(places, np.float64)
     length = np.linalg.norm(places[..., _LIMBS[:, 0], :] - places[..., _LIMBS[:, 1], :], axis=-1) / _LENGTHS
     known = np.isfinite(length)
     second = np.sort(np.where(known, length, -np.inf), axis=-1)[..., -2]

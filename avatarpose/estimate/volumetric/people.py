@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float, Int
 from scipy.optimize import linear_sum_assignment
 
 from avatarpose.cameras import Cameras
-from avatarpose.estimate.affinity import FrameRays, agreement, point_ray_distance
+from avatarpose.estimate.affinity import FrameRays, point_ray_distance
 from avatarpose.estimate.births import find_people as people_of_rows
 from avatarpose.estimate.births import same_place
 from avatarpose.estimate.matching import gather, locate, settle
@@ -18,11 +18,13 @@ from avatarpose.estimate.volumetric.centres import (
     NECK,
     PELVIS,
     SIDES,
+    Candidates,
     FrameEvidence,
     cast,
     find_candidates,
     pair_torsos,
     place_centres,
+    plausible_size,
     shared_rows,
     triangulate_greedily,
     views_needed,
@@ -32,6 +34,13 @@ from avatarpose.estimate.volumetric.evidence import Gaussians
 from avatarpose.estimate.volumetric.tracks import Centres, Found, Person, settle_centres
 
 _SAME_PERSON = 0.1  # metres, mean distance of the joints of one person detected twice
+# Joint -> joints before it, with the least and greatest distance of nearly all people, metres.
+_BONES_OF = {
+    **{11: [], 12: [(11, 0.05, 0.4)], 5: [(11, 0.3, 0.7)], 6: [(12, 0.3, 0.7), (5, 0.1, 0.55)]},
+    **{joint: [(joint - 2, 0.12, 0.42)] for joint in (7, 8, 9, 10)},
+    **{joint: [(joint - 2, 0.22, 0.6)] for joint in (13, 14, 15, 16)},
+    **{3: [(5, 0.08, 0.4)], 4: [(6, 0.08, 0.4)], 1: [(3, 0.04, 0.2)], 2: [(4, 0.04, 0.2)], 0: [(1, 0.01, 0.12)]},
+}
 _LIMBS = np.array([[5, 7], [6, 8], [7, 9], [8, 10], [11, 13], [12, 14], [13, 15], [14, 16], [5, 11], [6, 12]])
 
 
@@ -65,7 +74,7 @@ def find_people(
         present: list[Found] = []
         for certain in (True, False):  # whoever was seen for long has the first choice
             group = [person for person in people if person.is_certain() == certain]
-            here, free = _follow(group, f, frame, times[f], free, config, present)
+            here, free = _follow(group, f, frame, times[f], free, cameras, config, present)
             present += here
         found = _find_new(frame, free, present, cameras, config)
         _begin(people, f, times[f], found, config)
@@ -81,7 +90,7 @@ def find_people(
         absent = [person for person in people if f not in person.found]
         for person in known:
             _use(free, frame, person.rows[f], person.joints[f], config)
-        _follow(absent, f, frame, times[f], free, config, [person.found[f] for person in known])
+        _follow(absent, f, frame, times[f], free, cameras, config, [person.found[f] for person in known])
         for person in known:
             person.take(f, times[f], person.found[f])
         if progress is not None:
@@ -100,6 +109,7 @@ def _follow(
     frame: FrameEvidence,
     time: float,
     free: Bool[np.ndarray, "cameras rows 17"],
+    cameras: Cameras,
     config: CentreConfig,
     known: Sequence[Found] = (),
 ) -> tuple[list[Found], np.ndarray]:
@@ -111,12 +121,12 @@ def _follow(
         return [], free
     expected = np.array([person.predict(time, settings.coast_seconds) for person in near])
     centres = np.array([person.predict_centres(time, settings.coast_seconds) for person in near])
-    for centre, sides in enumerate(SIDES):  # a joint nobody knows is about where its centre is
+    for centre, sides in enumerate(SIDES):  # a side nobody knows is about where its centre is
         unknown = ~np.isfinite(expected[:, sides, :1])
         expected[:, sides] = np.where(unknown, centres[:, centre, None], expected[:, sides])
     away = np.array([abs(time - person.time) for person in near])
     radius = np.maximum(settings.person_radius, 0.1 + settings.walking_speed * away)
-    rays, rows_free = _own_rows(frame, expected, free, radius)
+    rays, rows_free = _own_rows(frame, expected, free, radius, cameras, config)
     located, rows = settle(rays, expected, rows_free, radius, settings)
     joints = np.where(np.isfinite(located), located, expected)
     directions, scores = gather(rays, rows)
@@ -163,23 +173,46 @@ def _is_one_of(
 
 
 def _own_rows(
-    frame: FrameEvidence, expected: np.ndarray, free: np.ndarray, radius: np.ndarray
+    frame: FrameEvidence,
+    expected: Float[np.ndarray, "people 17 3"],
+    free: Bool[np.ndarray, "cameras rows 17"],
+    radius: Float[np.ndarray, " people"],
+    cameras: Cameras,
+    config: CentreConfig,
 ) -> tuple[FrameRays, Bool[np.ndarray, "cameras rows"]]:
-    """Detections to choose from. Separate peaks are first grouped, a row a person, by his expected joints."""
+    """Detections to choose from. Separate peaks are first grouped in space, a row a person, by his expected joints.
+
+    The peaks of each joint are triangulated greedily, and the places given to the people nearest to whose expected
+    joint they are and whose bones they fit.
+    """
     rays = frame.rays
     if frame.rows_are_people:
         return rays, free.any(axis=-1)
-    people, cameras = len(expected), len(rays.origins)
-    directions, scores = np.zeros((cameras, people, 17, 3)), np.zeros((cameras, people, 17))
-    for c, origin in enumerate(rays.origins):
-        distance = point_ray_distance(expected[:, None], origin, rays.directions[c][None])  # (P, D, 17)
-        value = np.where(free[c], rays.scores[c] * agreement(distance, radius[:, None, None]), 0.0)
-        for joint in range(17):
-            person, peak = linear_sum_assignment(np.maximum(value[..., joint], 0.0), maximize=True)
-            good = value[person, peak, joint] > 0
-            directions[c, person[good], joint] = rays.directions[c, peak[good], joint]
-            scores[c, person[good], joint] = rays.scores[c, peak[good], joint]
-    return FrameRays(rays.origins, directions, scores), np.ones((cameras, people), bool)
+    people, views = len(expected), len(rays.origins)
+    directions, scores = np.zeros((views, people, 17, 3)), np.zeros((views, people, 17))
+    here = np.full((people, 17, 3), np.nan)
+    for joint, bones in _BONES_OF.items():  # from the trunk outwards
+        candidates = Candidates(
+            rays.directions[:, :, joint],
+            np.where(free[:, :, joint], rays.scores[:, :, joint], 0.0),
+            np.tile(np.arange(free.shape[1])[:, None], (views, 1, 2)),
+        )
+        points, chosen, _ = triangulate_greedily(frame, candidates, cameras, config, least_views=2)
+        away = np.linalg.norm(points[None] - expected[:, None, joint], axis=-1) / (2.0 * radius[:, None])
+        value = np.where(np.isnan(away), 0.3, 1.0 - away)
+        for other, low, high in bones:
+            length = np.linalg.norm(points[None] - here[:, None, other], axis=-1)
+            value = np.where((length < low) | (length > high), -1.0, value)
+            value = np.where(np.isnan(away) & np.isnan(length), -1.0, value)
+        person, place = linear_sum_assignment(np.maximum(value, 0.0), maximize=True)
+        for p, k in zip(person, place, strict=True):
+            if value[p, k] <= 0:
+                continue
+            here[p, joint] = points[k]
+            view = np.flatnonzero(chosen[k] >= 0)
+            directions[view, p, joint] = rays.directions[view, chosen[k, view], joint]
+            scores[view, p, joint] = rays.scores[view, chosen[k, view], joint]
+    return FrameRays(rays.origins, directions, scores), np.ones((views, people), bool)
 
 
 def _use(free: np.ndarray, frame: FrameEvidence, rows: np.ndarray, joints: np.ndarray, config: CentreConfig) -> None:
@@ -268,6 +301,8 @@ def _accept(
         if not low <= length <= high:
             continue
         if views[i].max() < views_needed(placed[i].mean(axis=0), frame, cameras, config):
+            continue
+        if not plausible_size(placed[i].mean(axis=0), frame.rays.origins, directions[i], scores[i], config):
             continue
         distances = config.association.duplicate_distance, config.same_centres
         if not _is_one_of(joints[i], placed[i], [*known, *accepted], *distances):

@@ -20,6 +20,7 @@ _CERTAIN_FRAMES = 5
 _TORSO_TOLERANCE = 0.2  # share of its length: shoulders and hips move, and joints err
 _CAUCHY = 3.0  # standard deviations at which an error counts half
 _ACCELERATION_TIME = 0.1  # seconds for which a person accelerates alike
+_GAP_ACCELERATION = 6.0  # m/s^2: how fast the error of a bridged gap grows from its ends
 
 
 @dataclass(frozen=True)
@@ -158,13 +159,15 @@ def settle_centres(
                 places[p, centre], deviations[p, centre], times, config.acceleration, settings.coast_seconds
             )
     valid = np.isfinite(places[..., 0]).all(axis=1)
-    kept = np.flatnonzero(valid.sum(axis=1) >= settings.least_frames(times))
+    spread = np.where(valid, deviations.max(axis=1), np.inf)
+    usual = np.array(
+        [np.median(own[there]) if there.any() else np.inf for own, there in zip(spread, valid, strict=True)]
+    )
+    kept = np.flatnonzero((valid.sum(axis=1) >= settings.least_frames(times)) & (usual <= config.max_spread))
     first = valid[kept].argmax(axis=1)
     order = kept[np.lexsort((places[kept, PELVIS, first, 0], first))]
-    places, valid, deviations = places[order], valid[order], deviations[order]
-    places = np.where(valid[:, None, :, None], places, np.nan)
-    spread = np.where(valid, deviations.max(axis=1), np.inf)
-    return Centres(places[:, PELVIS], places[:, NECK], valid, spread)
+    places = np.where(valid[order, None, :, None], places[order], np.nan)
+    return Centres(places[:, PELVIS], places[:, NECK], valid[order], spread[order])
 
 
 def _drop_odd_torsos(places: np.ndarray, deviations: np.ndarray, times: np.ndarray) -> None:
@@ -248,7 +251,7 @@ def smooth(
         nearest = np.abs(t[:, None] - times[part]).min(axis=1)
         level = np.interp(t, times[part], deviations[part])
         path[frames] = x
-        spread[frames] = np.sqrt(level**2 + away**2 / 3.0 + (0.5 * (acceleration or 6.0) * nearest**2) ** 2)
+        spread[frames] = np.sqrt(level**2 + away**2 / 3.0 + (0.5 * _GAP_ACCELERATION * nearest**2) ** 2)
     return path, spread
 
 
