@@ -25,7 +25,8 @@ SIDES = np.array([[11, 12], [5, 6]])
 
 _MAX_PAIRS = 2048  # pairs of candidates tried in one frame, the highest scores first
 _MAX_CANDIDATES = 16  # of one centre in one view, from separate peaks
-_WIDEST = np.array([0.40, 0.55])  # metres between the hips and between the shoulders of anybody, seen from anywhere
+# Metres between the hips and between the shoulders: usual, how much people and detectors differ, and the most there is.
+_WIDTHS = ((0.22, 0.10, 0.40), (0.36, 0.12, 0.55))
 # Joints that a person has near each other, and how far apart, metres: the size of people among separate peaks.
 _NEAR = np.array([[5, 11], [6, 12], [11, 13], [12, 14], [13, 15], [14, 16]])
 _NEAR_LENGTHS = np.array([0.50, 0.50, 0.40, 0.40, 0.39, 0.39])
@@ -93,11 +94,13 @@ class Candidates:
         directions: (C, N, 3) unit; zeros where there are fewer.
         scores: (C, N) the smaller of the two sides'; 0 where there are fewer.
         rows: (C, N, 2) row of the left and of the right joint; -1 where not seen.
+        sides: joints left and right, where these come from separate peaks and so may be of two people; else None.
     """
 
     directions: Float[np.ndarray, "cameras candidates 3"]
     scores: Float[np.ndarray, "cameras candidates"]
     rows: Int[np.ndarray, "cameras candidates 2"]
+    sides: tuple[int, int] | None = None
 
 
 def find_candidates(
@@ -123,11 +126,12 @@ def find_candidates(
         np.zeros((cameras, _MAX_CANDIDATES, 3)),
         np.zeros((cameras, _MAX_CANDIDATES)),
         np.full((cameras, _MAX_CANDIDATES, 2), -1),
+        (int(left), int(right)),
     )
     sizes = _ray_sizes(frame.rays)
     usual = np.nanmedian(sizes) if np.isfinite(sizes).any() else np.inf
     for c in range(cameras):
-        widest = _WIDEST[centre] * (sizes[c] if np.isfinite(sizes[c]) else usual)
+        widest = _WIDTHS[centre][2] * (sizes[c] if np.isfinite(sizes[c]) else usual)
         apart = np.linalg.norm(a[c][:, None] - b[c][None], axis=-1) / widest
         score = np.minimum(score_a[c][:, None], score_b[c][None]) * np.where(apart < 1, 1.0 - 0.5 * apart**2, 0.0)
         order = np.argsort(-score, axis=None, kind="stable")[: min(_MAX_CANDIDATES, int((score > 0).sum()))]
@@ -174,8 +178,9 @@ def triangulate_greedily(
     points, gap = closest_points(
         origins[c[i]], directions[c[i], n[i]], origins[c[j]], directions[c[j], n[j]], config.min_angle
     )
-    good = gap < radius
-    points = points[good]
+    likely = _wide_as_people(frame, candidates, np.stack((c[i], c[j]), -1), np.stack((n[i], n[j]), -1))
+    good = (gap < radius) & (likely > 0)
+    points, likely = points[good], likely[good]
     distance = point_ray_distance(points[:, None, None], origins[:, None], directions)  # (pairs, C, N)
     gain = np.maximum(agreement(distance, radius), 0.0)
     found, chosen, values = [], [], []
@@ -183,7 +188,7 @@ def triangulate_greedily(
         worth = scores * gain
         total = worth.max(axis=2).sum(axis=1)
         # Two views always agree, so the first of them is worth nothing.
-        total -= worth.max(axis=(1, 2))
+        total = likely * (total - worth.max(axis=(1, 2)))
         best = int(total.argmax())
         if total[best] <= 0:
             break
@@ -206,12 +211,30 @@ def triangulate_greedily(
             shared = (candidates.rows[view] == used[:, None]) & (used[:, None] >= 0)
             scores[view] = np.where(shared.any(axis=-1), 0.0, scores[view])
         else:
-            points, gain = np.delete(points, best, axis=0), np.delete(gain, best, axis=0)
+            points, gain, likely = (np.delete(x, best, axis=0) for x in (points, gain, likely))
     return (
         np.array(found).reshape(-1, 3),
         np.array(chosen, dtype=int).reshape(-1, len(origins)),
         np.array(values),
     )
+
+
+def _wide_as_people(frame: FrameEvidence, candidates: Candidates, views: np.ndarray, index: np.ndarray) -> np.ndarray:
+    """How well the distance of the two sides in space is one person's, 0 to 1, of pairs (N, 2) of candidates.
+
+    The left shoulder of one and the right shoulder of his neighbour have a middle that all views agree on, too.
+    """
+    if candidates.sides is None:
+        return np.ones(len(views))
+    ends = []
+    for side, joint in enumerate(candidates.sides):
+        peak = candidates.rows[views, index, side]
+        direction = frame.rays.directions[views, peak, joint]
+        origin = frame.rays.origins[views]
+        ends.append(closest_points(origin[:, 0], direction[:, 0], origin[:, 1], direction[:, 1], 1.0)[0])
+    usual, tolerance, widest = _WIDTHS[NECK if candidates.sides == tuple(SIDES[NECK]) else PELVIS]
+    width = np.nan_to_num(np.linalg.norm(ends[0] - ends[1], axis=-1), nan=np.inf)
+    return np.where(width < widest, np.exp(-0.5 * ((width - usual) / tolerance) ** 2), 0.0)
 
 
 def views_needed(point: np.ndarray, frame: FrameEvidence, cameras: Cameras, config: CentreConfig) -> float:

@@ -33,7 +33,7 @@ class CentreConfig:
     """Views that must agree on a new person's centre where four or more live views see the place (two elsewhere)."""
     same_centres: float = 0.15
     """Somebody new whose pelvis and neck are on average nearer than this to a known person's is that one."""
-    max_spread: float = 0.15
+    max_spread: float = 0.08
     """People whose centres are usually expected to err by more than this along an axis are left out: bystanders far
     behind, whom two cameras see from about the same side."""
     acceleration: float = 25.0

@@ -20,6 +20,7 @@ _CERTAIN_FRAMES = 5
 _TORSO_TOLERANCE = 0.2  # share of its length: shoulders and hips move, and joints err
 _CAUCHY = 3.0  # standard deviations at which an error counts half
 _ACCELERATION_TIME = 0.1  # seconds for which a person accelerates alike
+_SPREAD = 0.5  # error of a centre over the deviation of one ray's middle: two joints and time average it (Duo captures)
 _GAP_ACCELERATION = 6.0  # m/s^2: how fast the error of a bridged gap grows from its ends
 
 
@@ -159,7 +160,7 @@ def settle_centres(
                 places[p, centre], deviations[p, centre], times, config.acceleration, settings.coast_seconds
             )
     valid = np.isfinite(places[..., 0]).all(axis=1)
-    spread = np.where(valid, deviations.max(axis=1), np.inf)
+    spread = np.where(valid, _SPREAD * deviations.max(axis=1), np.inf)
     usual = np.array(
         [np.median(own[there]) if there.any() else np.inf for own, there in zip(spread, valid, strict=True)]
     )
