@@ -165,9 +165,8 @@ def embrace(frames: int = 40) -> np.ndarray:
     """Two people walk up to each other, stand chest to chest for a second, and part."""
     apart = np.interp(np.arange(frames), [0, 10, 30, 39], [1.0, 0.3, 0.3, 1.0])
     path = lambda side: np.stack([side * apart / 2, 0.02 * np.sin(np.arange(frames) / 2)], axis=-1)  # noqa: E731
-    facing = np.array([0.0, -1.0, 0.0])
     people = [walker(path(side), phase, height) for side, phase, height in ((-1, 0.0, 1.8), (1, 2.0, 1.6))]
-    return np.stack(people) + 0.0 * facing
+    return np.stack(people)
 
 
 def test_identities_hold_in_an_embrace_with_views_lost_and_sides_mirrored():

@@ -89,7 +89,7 @@ def find_people(
         known = [person for person in people if f in person.found]
         absent = [person for person in people if f not in person.found]
         for person in known:
-            _use(free, frame, person.rows[f], person.joints[f], config)
+            _use(free, frame, person.rows[f], person.joints[f])
         _follow(absent, f, frame, times[f], free, cameras, config, [person.found[f] for person in known])
         for person in known:
             person.take(f, times[f], person.found[f])
@@ -141,7 +141,7 @@ def _follow(
         own = rows[:, i] if frame.rows_are_people else np.full(len(rows), -1)
         result = Found(located[i], placed[i], own, directions[i], scores[i])
         near[i].take(index, time, result)
-        _use(free, frame, rows[:, i], joints[i], config)
+        _use(free, frame, rows[:, i], joints[i])
         found.append(result)
     return found, free
 
@@ -215,7 +215,7 @@ def _own_rows(
     return FrameRays(rays.origins, directions, scores), np.ones((views, people), bool)
 
 
-def _use(free: np.ndarray, frame: FrameEvidence, rows: np.ndarray, joints: np.ndarray, config: CentreConfig) -> None:
+def _use(free: np.ndarray, frame: FrameEvidence, rows: np.ndarray, joints: np.ndarray) -> None:
     """Takes a person's evidence away: whole detections, or the separate peaks at his joints."""
     if frame.rows_are_people:
         view = np.flatnonzero(rows >= 0)
@@ -240,7 +240,7 @@ def _find_new(
         joints, rows = people_of_rows(frame.rays, free.any(axis=-1), known, settings)
         new += _accept(frame, frame.rays, joints, rows, np.full((len(joints), 2, 3), np.nan), present, cameras, config)
         for person in new:
-            _use(free, frame, person.rows, person.joints, config)
+            _use(free, frame, person.rows, person.joints)
     pelvises, necks = (find_candidates(frame, centre, free, config) for centre in (PELVIS, NECK))
     places, chosen, _ = triangulate_greedily(frame, pelvises, cameras, config)
     neck_places, neck_chosen, _ = triangulate_greedily(frame, necks, cameras, config)
