@@ -19,6 +19,7 @@ from avatarpose.estimate.volumetric.people import Centres, find_people
 from avatarpose.estimate.volumetric.polish import polish
 from avatarpose.estimate.volumetric.settings import VolumetricConfig
 from avatarpose.estimate.volumetric.volume import (
+    PITCH,
     RESOLUTION,
     Frames,
     Views,
@@ -28,7 +29,7 @@ from avatarpose.estimate.volumetric.volume import (
     others_volume,
 )
 from avatarpose.results import Joints3D
-from avatarpose.skeletons import convert
+from avatarpose.skeletons import convert, convert_scores
 
 if TYPE_CHECKING:
     from avatarpose.cameras import Cameras
@@ -128,7 +129,7 @@ class FrameEstimator:
         scores = joint_scores(spread, views)
         if self.skeleton != "coco17":
             joints = convert(joints, self.skeleton, "coco17")
-            scores = np.where(np.isfinite(joints[..., 0]), _convert_scores(scores, self.skeleton), 0.0)
+            scores = convert_scores(scores, self.skeleton, "coco17")
         return joints, scores
 
     @torch.inference_mode()
@@ -151,9 +152,10 @@ class FrameEstimator:
         shape = (count, -1, RESOLUTION, RESOLUTION, RESOLUTION)
         heat = network.heatmaps(features.reshape(shape)).sigmoid()
         if self.filter is not None:
-            expected, radius = self.filter.expect(people, time)
+            expected, radius = self.filter.expect(people, network.config.joints, time)
             expected = frames.to_volume(torch.from_numpy(expected).float()).to(self.device)
-            away = (grid[None, None] - expected[:, :, None]).norm(dim=-1)
+            # From the voxels' cells, not their middles: those may all be farther away than the radius.
+            away = ((grid[None, None] - expected[:, :, None]).abs() - PITCH / 2).clamp_min(0).norm(dim=-1)
             far = away > torch.from_numpy(radius).float().to(self.device)[..., None]  # never where nothing is expected
             heat = heat.masked_fill(far.reshape(heat.shape), 0.0)
         anchored = [anchor_volume(own, sigma), others_volume(others, sigma)]
@@ -170,10 +172,6 @@ def joint_scores(
     return 1.0 / (1.0 + (spread / 0.06) ** 2) * (0.3 + 0.7 * views / (views + 1.0))
 
 
-def _convert_scores(scores: np.ndarray, skeleton: str) -> np.ndarray:
-    return np.nan_to_num(convert(np.repeat(scores[..., None], 3, axis=-1), skeleton, "coco17")[..., 0])
-
-
 class _TemporalFilter:
     """Where each joint is expected from the two frames before, and how far off such expectations usually are."""
 
@@ -182,12 +180,11 @@ class _TemporalFilter:
         self.last: dict[int, list[tuple[float, np.ndarray]]] = {}
         self.error: dict[int, np.ndarray] = {}
 
-    def expect(self, people: np.ndarray, time: float) -> tuple[np.ndarray, np.ndarray]:
+    def expect(self, people: np.ndarray, joints: int, time: float) -> tuple[np.ndarray, np.ndarray]:
         """Places (P, J, 3), metres, world, and radii (P, J), infinite where nothing is expected."""
         places, radii = [], []
         for person in people:
             place = self._predict(person, time)
-            joints = self.last[person][-1][1].shape[0] if person in self.last else 17
             places.append(np.zeros((joints, 3)) if place is None else place)
             usual = self.error.get(person)
             radius = np.full(joints, np.inf) if place is None or usual is None else 3 * usual
@@ -208,4 +205,6 @@ class _TemporalFilter:
         if len(known) < 2:
             return None
         (t0, x0), (t1, x1) = known
+        if max(t1 - t0, time - t1) > 1.5 / self.config.filter_fps:  # he was away, or frames are left out
+            return None
         return x1 + (x1 - x0) * (time - t1) / (t1 - t0)
