@@ -45,6 +45,19 @@ def true_limb_joints(folder: Path) -> np.ndarray:
     return data["shelf15"].transpose(1, 0, 2, 3)[:, :, SHELF15.indices(LIMB_JOINTS)]
 
 
+def count_swaps(predicted: np.ndarray, truth: np.ndarray) -> int:
+    """Person-frames nearer to another true person than to their own, over the joints found and known.
+
+    Args:
+        predicted: (P, F, J, 3), in the order of the truth, metres; NaN where not found.
+        truth: (P, F, J, 3); NaN where not annotated.
+    """
+    errors = np.linalg.norm(predicted[:, None] - truth[None], axis=-1)  # (P, T, F, J)
+    with np.errstate(invalid="ignore"):
+        mean = np.nansum(errors, axis=3) / np.isfinite(errors).sum(axis=3)
+    return sum(int((mean[p, q] < mean[p, p]).sum()) for p, q in np.argwhere(~np.eye(len(truth), dtype=bool)))
+
+
 def measure(folder: Path, method: str) -> list[str]:
     sequence = Sequence.open(folder)
     start = time.perf_counter()
@@ -62,12 +75,7 @@ def measure(folder: Path, method: str) -> list[str]:
     every[true] = np.where(got, own, MISSING)
     predicted = np.full_like(truth, np.nan)
     predicted[true] = found.keypoints[person][:, :, limbs]
-    frame_error = np.where(known[:, None], errors, np.nan)
-    with np.errstate(invalid="ignore"):
-        mean = np.nansum(frame_error, axis=3) / np.isfinite(frame_error).sum(axis=3)  # (T, P, F)
-    swaps = sum(
-        int((mean[other, p] < mean[t, p]).sum()) for t, p in zip(true, person, strict=True) for other in set(true) - {t}
-    )
+    swaps = count_swaps(predicted, truth)
     scores = found.scores[person][:, :, limbs]
     return [
         f"{len(found.people)} / {len(truth)}",
