@@ -11,7 +11,7 @@ from scipy.optimize import linear_sum_assignment
 
 from avatarpose.cameras import Cameras
 from avatarpose.errors import InputError
-from avatarpose.estimate import METHODS, TriangulationConfig, associate, estimate
+from avatarpose.estimate import METHODS, TriangulationConfig, VolumetricConfig, associate, estimate
 from avatarpose.estimate.affinity import MIRRORED
 from avatarpose.results import Joints3D
 from avatarpose.sequence import Sequence
@@ -117,7 +117,7 @@ def test_three_people_entering_and_leaving(tmp_path):
     truth = three_people()
     sequence, rows = scene(truth, ring(5)).write(tmp_path)
     done = []
-    found = estimate(sequence, progress=lambda d, t: done.append((d, t)))
+    found = estimate(sequence, TriangulationConfig(), progress=lambda d, t: done.append((d, t)))
     assert found.people == ["p0", "p1", "p2"]
     person, errors = matched(found, truth)
     # Named by first frame, then x: at frame 0 the one passing is at x = -1.8, the one on the circle at 0.6.
@@ -136,7 +136,7 @@ def test_three_people_entering_and_leaving(tmp_path):
 
 def test_result_does_not_depend_on_the_order_of_rows(tmp_path):
     made = scene(three_people(20), ring(4))
-    found = [estimate(made.write(tmp_path / str(seed), seed)[0]) for seed in (1, 2)]
+    found = [estimate(made.write(tmp_path / str(seed), seed)[0], TriangulationConfig()) for seed in (1, 2)]
     np.testing.assert_allclose(found[0].keypoints, found[1].keypoints, atol=1e-6)
 
 
@@ -144,7 +144,7 @@ def test_a_person_lost_for_some_frames_comes_back_as_the_same(tmp_path):
     truth = three_people()
     made = scene(truth, ring(5))
     made.detections[:, 22:34, 0] = np.nan  # 0.6 s, longer than a lost person is coasted along
-    found = estimate(made.write(tmp_path)[0])
+    found = estimate(made.write(tmp_path)[0], TriangulationConfig())
     person, errors = matched(found, truth)
     assert len(found.people) == 3
     assert not found.valid[person[0], 22:34].any() and found.valid[person[0], 34:].all()
@@ -156,7 +156,7 @@ def test_occluded_views_and_missing_joints(tmp_path):
     made = scene(truth, ring(5))
     made.detections[[0, 1], 10:30, 0] = np.nan  # hidden in two views for a second
     made.detections[1:, 20:40, 0, 9] = np.nan  # his left wrist is seen by one view only
-    found = estimate(made.write(tmp_path)[0])
+    found = estimate(made.write(tmp_path)[0], TriangulationConfig())
     person, errors = matched(found, truth)
     assert len(found.people) == 3 and found.valid[person[0]].all()
     assert np.isnan(found.keypoints[person[0], 20:40, 9]).all()
@@ -175,7 +175,7 @@ def test_a_view_with_its_joints_under_other_names(tmp_path, swapped):
     if swapped != "sides":  # the arms of two people stand in each other's rows
         first, second = made.detections[3, :, 0, 5:11].copy(), made.detections[3, :, 1, 5:11].copy()
         made.detections[3, :, 0, 5:11], made.detections[3, :, 1, 5:11] = second, first
-    found = estimate(made.write(tmp_path)[0])
+    found = estimate(made.write(tmp_path)[0], TriangulationConfig())
     _, errors = matched(found, truth)
     assert len(found.people) == 3
     assert np.nanmean(errors) < 0.025 and np.nanmax(errors) < 0.2
@@ -186,7 +186,7 @@ def test_joints_taken_from_the_other_person_in_two_of_four_views(tmp_path):
     truth = three_people()[:2, :36]
     made = scene(truth, ring(4), missed=0.0)
     made.detections[:2, 14:17, 0, 9] = made.detections[:2, 14:17, 1, 9]
-    found = estimate(made.write(tmp_path)[0])
+    found = estimate(made.write(tmp_path)[0], TriangulationConfig())
     _, errors = matched(found, truth)
     assert np.nanmax(errors[0, 14:17, 9]) < 0.1 and np.isfinite(errors[0, 14:17, 9]).all()
 
@@ -195,7 +195,7 @@ def test_two_cameras(tmp_path):
     truth = three_people()[:2, :30]
     made = scene(truth, ring(5), missed=0.02)
     made = Scene(made.cameras[[0, 1]], truth, made.detections[:2])
-    found = estimate(made.write(tmp_path)[0])
+    found = estimate(made.write(tmp_path)[0], TriangulationConfig())
     assert len(found.people) == 2
     _, errors = matched(found, truth)
     assert np.nanmedian(errors) < 0.05
@@ -210,7 +210,7 @@ def test_bystanders_and_brief_accidents_are_left_out(tmp_path):
     stranger[0] += [3.0, 0, 0]
     flicker[:, :30], flicker[:, 33:] = np.nan, np.nan  # seen by all, for three frames
     made = replace(made, detections=np.concatenate([made.detections, stranger, flicker], axis=2))
-    assert len(estimate(made.write(tmp_path)[0]).people) == 3
+    assert len(estimate(made.write(tmp_path)[0], TriangulationConfig()).people) == 3
 
 
 def test_a_person_detected_twice_is_one(tmp_path):
@@ -218,7 +218,7 @@ def test_a_person_detected_twice_is_one(tmp_path):
     made = scene(truth, ring(5))
     again = scene(truth, ring(5), seed=5)
     made = replace(made, detections=np.concatenate([made.detections, again.detections], axis=2))
-    found = estimate(made.write(tmp_path)[0])
+    found = estimate(made.write(tmp_path)[0], TriangulationConfig())
     assert len(found.people) == 3
     _, errors = matched(found, truth)
     assert np.nanmean(errors) < 0.025 and np.nanmax(errors) < 0.25
@@ -229,20 +229,20 @@ def test_every_fifth_frame(tmp_path):
     truth = three_people()
     scene(truth, ring(5)).write(tmp_path)
     sequence = Sequence.open(tmp_path, frames=slice(None, None, 5))
-    found = estimate(sequence)
+    found = estimate(sequence, TriangulationConfig())
     assert found.frames.tolist() == list(range(0, 60, 5)) and len(found.people) == 3
     assert np.nanmax(matched(found, truth[:, ::5])[1]) < 0.15
 
 
 def test_one_frame(tmp_path):
     truth = three_people()[:, 20:21]
-    found = estimate(scene(truth, ring(5)).write(tmp_path)[0])
+    found = estimate(scene(truth, ring(5)).write(tmp_path)[0], TriangulationConfig())
     assert len(found.people) == 3 and found.valid.all()
 
 
 def test_association_of_a_part_of_the_frames_in_any_order(tmp_path):
     sequence, rows = scene(three_people()[:1, :12], ring(4)).write(tmp_path)
-    found = estimate(sequence)
+    found = estimate(sequence, TriangulationConfig())
     part = [7, 3]
     some = replace(
         found, frames=found.frames[part], keypoints=found.keypoints[:, part], valid=found.valid[:, part]
@@ -257,26 +257,27 @@ def test_nobody_is_an_error_that_says_so(tmp_path):
     made = scene(three_people()[:, :10], ring(4))
     made.detections[:] = np.nan
     with pytest.raises(InputError, match=r"keypoints2d: no person found .*expected .*4 cameras.*found 0 detections"):
-        estimate(made.write(tmp_path / "none")[0])
+        estimate(made.write(tmp_path / "none")[0], TriangulationConfig())
     made = scene(three_people()[:1, :10], ring(4))
     made.detections[1:] = np.nan
     with pytest.raises(InputError, match="no person found"):
-        estimate(made.write(tmp_path / "one view")[0])
+        estimate(made.write(tmp_path / "one view")[0], TriangulationConfig())
     made = scene(three_people()[:0, :10], ring(4))
     with pytest.raises(InputError, match="no person found"):
-        estimate(made.write(tmp_path / "no rows")[0])
+        estimate(made.write(tmp_path / "no rows")[0], TriangulationConfig())
 
 
 def test_unknown_settings_are_refused():
-    with pytest.raises(TypeError, match="no method takes dict; known: triangulation"):
+    with pytest.raises(TypeError, match="no method takes dict; known: volumetric, triangulation"):
         estimate(None, {})
     assert METHODS["triangulation"].config is TriangulationConfig
+    assert METHODS["volumetric"].config is VolumetricConfig
 
 
 @pytest.mark.parametrize(("name", "limit"), [("duo_a", 0.022), ("duo_b", 0.035)])
 def test_duo_captures_reach_triangulation_with_known_identities(data_folder, name, limit):
     sequence = Sequence.open(data_folder / name)
-    found = estimate(sequence)
+    found = estimate(sequence, TriangulationConfig())
     truth = np.load(data_folder / name / "ground_truth.npz")["keypoints"]
     assert len(found.people) == len(truth) and found.valid.all()
     person, errors = matched(found, truth)
@@ -289,7 +290,7 @@ def test_duo_captures_reach_triangulation_with_known_identities(data_folder, nam
 
 def test_shelf_without_identities(data_folder):
     sequence = Sequence.open(data_folder / "shelf_dev")
-    found = estimate(sequence)
+    found = estimate(sequence, TriangulationConfig())
     data = np.load(data_folder / "shelf_dev" / "ground_truth.npz")
     shared = [10, 8, 6, 5, 7, 9]  # COCO joints of shelf15's right wrist .. left wrist, which mean the same in both
     truth = data["shelf15"].transpose(1, 0, 2, 3)[:, :, 6:12]

@@ -290,12 +290,12 @@ def test_no_person_and_foreign_frames_are_reported(tmp_path: Path, body: BodyMod
 
 @pytest.mark.slow
 def test_better_than_triangulation_on_real_motion(data_folder: Path, body: BodyModel) -> None:
-    from avatarpose.estimate import estimate
+    from avatarpose.estimate import TriangulationConfig, estimate
 
     sequence = Sequence.open(data_folder / "duo_b", frames=slice(0, 10))
     with np.load(data_folder / "duo_b" / "ground_truth.npz", allow_pickle=False) as file:
         real = file["keypoints"][:, :10].astype(np.float64)
-    joints = estimate(sequence)
+    joints = estimate(sequence, TriangulationConfig())
     bodies = register(sequence, joints, body)
 
     def errors(found: np.ndarray) -> np.ndarray:

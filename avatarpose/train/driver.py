@@ -128,11 +128,15 @@ def train(job: TrainJob, console: Console | None = None) -> Path:
     if job.processes == 1:
         _work(0, job, 0)
     else:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
-        torch.multiprocessing.spawn(_work, (job, port), nprocs=job.processes)
+        torch.multiprocessing.spawn(_work, (job, free_port()), nprocs=job.processes)
     return job.out / WEIGHTS
+
+
+def free_port() -> int:
+    """A port of this machine on which its processes can meet."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
 
 
 def _work(rank: int, job: TrainJob, port: int) -> None:
