@@ -100,10 +100,10 @@ def _candidates(rays: FrameRays, free: np.ndarray, config: TriangulationConfig) 
     total = total * np.tile(plausible(points), 2) * (views - 1) / np.maximum(views, 1)
     order = np.argsort(-total, kind="stable")
     order = order[total[order] >= config.min_support]
-    _, first = np.unique(used[order].reshape(len(order), -1), axis=0, return_index=True)
-    order = order[np.sort(first)][:_MAX_CANDIDATES]
     if not len(order):
         return points[:0]
+    _, first = np.unique(used[order].reshape(len(order), -1), axis=0, return_index=True)
+    order = order[np.sort(first)][:_MAX_CANDIDATES]
     each = used[order].reshape(len(order), -1).T.astype(float)
     chosen = milp(
         -total[order], integrality=np.ones(len(order)), bounds=Bounds(0, 1),
