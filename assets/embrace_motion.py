@@ -62,7 +62,7 @@ def smooth_step(x: Tensor) -> Tensor:
     return x * x * x * (x * (6 * x - 15) + 10)
 
 
-def _targets(frames: int, faces_x: int) -> dict[str, Tensor]:
+def _targets(frames: int, faces_x: int, apart: float, approach: float) -> dict[str, Tensor]:
     """Where one person's pelvis and feet should be; `faces_x` is +1 for the person who looks along x, -1 for the other.
 
     The pair turns by 20 degrees as it meets, and each makes one step with its outer foot.
@@ -71,7 +71,7 @@ def _targets(frames: int, faces_x: int) -> dict[str, Tensor]:
     turn = torch.deg2rad(torch.tensor(20.0)) * smooth_step(s * 1.1)
     along = torch.stack([turn.cos(), turn.sin()], -1) * faces_x
     side = torch.stack([-along[:, 1], along[:, 0]], -1)
-    distance = 0.33 - 0.13 * smooth_step(s * 1.1)  # of the pelvis from the middle
+    distance = apart - approach * smooth_step(s * 1.1)  # of the pelvis from the middle
     pelvis = -along * distance[:, None]
     yaw = torch.atan2(along[:, 1], along[:, 0])
     feet = []
@@ -85,14 +85,25 @@ def _targets(frames: int, faces_x: int) -> dict[str, Tensor]:
 
 
 def embrace(
-    bodies: list[BodyModel], spheres: list[Spheres], frames: int = 12, fps: float = 20.0, iterations: int = 700
+    bodies: list[BodyModel],
+    spheres: list[Spheres],
+    frames: int = 12,
+    fps: float = 20.0,
+    iterations: int = 700,
+    apart: float = 0.33,
+    approach: float = 0.13,
+    gap: float = GAP,
 ) -> tuple[Float[Tensor, "2 frames 72"], Float[Tensor, "2 frames 3"]]:
     """Poses (axis-angle) and translations (metres, z up, floor at z = 0) of two people who embrace.
 
     The bodies' zero shape is the person's own. Deterministic.
+
+    Args:
+        apart, approach: of each pelvis from the middle at first, and how much of that they go, metres.
+        gap: least distance of the skins, as far as the spheres fill the bodies, metres.
     """
     zero = torch.zeros(frames, 10, dtype=torch.float64)
-    targets = [_targets(frames, sign) for sign in (1, -1)]
+    targets = [_targets(frames, sign, apart, approach) for sign in (1, -1)]
     rest = [b.rest_joints(zero[0]) for b in bodies]
     soles = [b.v_template[:, 1].min() for b in bodies]
     ankle_height = [float(r[list(ANKLES), 1].mean() - sole) for r, sole in zip(rest, soles, strict=True)]
@@ -110,7 +121,7 @@ def embrace(
             start[p, :, 3 * SHOULDERS[side] + 1] = -sign * (0.55 + 0.35 * lower)
             start[p, :, 3 * SHOULDERS[side] + 2] = -sign * (0.85 - 0.55 * lower)
             start[p, :, 3 * ELBOWS[side] + 1] = -sign * 0.7
-    return _solve(bodies, spheres, targets, start, trans, ankle_height, fps, iterations)
+    return _solve(bodies, spheres, targets, start, trans, ankle_height, fps, iterations, gap)
 
 
 def _solve(
@@ -122,6 +133,7 @@ def _solve(
     ankle_height: list[float],
     fps: float,
     iterations: int,
+    least_gap: float,
 ) -> tuple[Tensor, Tensor]:
     frames = start.shape[1]
     zero = torch.zeros(frames, 10, dtype=torch.float64)
@@ -179,7 +191,7 @@ def _solve(
             acceleration = (j[2:] - 2 * j[1:-1] + j[:-2]) * fps**2
             loss = loss + (3e-4 + 3e-3 * (1 - firm)) * (acceleration**2).sum(-1).mean()
         gap = torch.cdist(filled[0], filled[1]) - spheres[0].radii[:, None] - spheres[1].radii
-        loss = loss + 20000 * firm * ((GAP - gap).relu() ** 2).sum((1, 2)).mean()
+        loss = loss + 20000 * firm * ((least_gap - gap).relu() ** 2).sum((1, 2)).mean()
         loss.backward()
         optimiser.step()
         schedule.step()
