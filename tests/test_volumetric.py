@@ -397,8 +397,8 @@ def test_ten_people_and_28_cameras(tmp_path) -> None:
     person, error = matched(found, truth)
     assert len(set(person.tolist())) == 10
     centre = found.keypoints[person][:, :, HIPS].mean(axis=2) - truth[:, :, HIPS].mean(axis=2)
-    assert np.linalg.norm(centre, axis=-1).mean() < 0.05
-    assert error[..., LIMBS].mean() < 0.05
+    assert np.linalg.norm(centre, axis=-1).mean() < 0.02
+    assert error[..., LIMBS].mean() < 0.02
 
 
 def work(joints: np.ndarray, cameras: Cameras, who: list[int]) -> float:
