@@ -121,7 +121,8 @@ def triangulate_known(scene: Scene) -> Float[np.ndarray, "people 17 3"]:
         # The surer one where somebody was detected twice.
         own = np.isin(found.kind[v, d], (OWN, HIDDEN)) & ~(best[:, 2] >= found.rows[v, d, :, 2])
         best[own] = found.rows[v, d, own]
-    return triangulate(taken[..., :2], taken[..., 2], scene.cameras)
+    with np.errstate(divide="ignore", invalid="ignore"):  # joints nobody sees
+        return triangulate(taken[..., :2], taken[..., 2], scene.cameras)
 
 
 @dataclass(frozen=True)
