@@ -128,6 +128,24 @@ def test_whom_the_others_are_matters(network) -> None:
     assert np.mean(error) < 0.95 * np.mean(error_alone)
 
 
+def test_detections_of_others_count_less(embrace, network) -> None:
+    """In each person's volume the heights of others' detections are a tenth; nobody's and his own stay."""
+    gaussians = shown(STANDING + np.array([[0.0, 0, 0], [0.5, 0, 0], [1.0, 0, 0]])[:, None], ring(2))
+    rows = np.array([[0, 2], [1, -1]])
+    dimmed = estimator._dimmed(gaussians, rows, 0, 0.1)
+    expected = 0.9 * np.array([[1.0, 0.1, 1.0], [1.0, 1.0, 1.0]])
+    np.testing.assert_allclose(dimmed.heights, np.broadcast_to(expected[..., None], (2, 3, 17)), rtol=1e-6)
+    both = np.array([[0, 0], [0, 1]])  # a detection that both are in is his own for each
+    assert (estimator._dimmed(gaussians, both, 0, 0.1).heights[0, 0] > 0.8).all()
+    assert (estimator._dimmed(gaussians, both, 1, 0.1).heights[0, 0] > 0.8).all()
+
+    # People who embrace: whose hand is on whose back.
+    sequence, found, truth = embrace
+    alike = estimate(sequence, VolumetricConfig(foreign=1.0))
+    error, error_alike = (matched(each, truth)[1][..., LIMBS].mean() for each in (found, alike))
+    assert error < 0.8 * error_alike
+
+
 def test_batches_change_nothing(embrace, network) -> None:
     sequence, _, truth = embrace
     anchors = anchors_of(truth[:, 4])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 
 import numpy as np
 import torch
@@ -15,7 +15,8 @@ from avatarpose.cameras import Cameras
 from avatarpose.estimate.volumetric.volume import SIDE, Frames, Views, convert_gaussians, feature_volume
 from avatarpose.skeletons import convert
 from avatarpose.train.motion import MotionPool
-from avatarpose.train.noise import NoiseConfig, imitate
+from avatarpose.train.noise import detect, draw_scene, gaussians
+from avatarpose.train.noise_config import NoiseConfig
 from avatarpose.train.people import PeopleConfig, make_people
 from avatarpose.train.rigs import RigConfig, random_rig
 
@@ -38,6 +39,14 @@ class SampleConfig:
     """Share of the anchors whose error is three times as large."""
     other_missing: float = 0.05
     """Share of the other people nobody found."""
+    foreign: float = 0.1
+    """Factor of the heights of others' detections, as `VolumetricConfig.foreign`."""
+    unknown_rows: float = 0.15
+    """Share of the scenes in which nobody knows whose a detection is, as with heatmap files."""
+    unclaimed: float = 0.05
+    """Share of the detections, in the other scenes, of which nobody knows it."""
+    misclaimed: float = 0.02
+    """Share of the detections that are taken for the next person's."""
 
 
 @dataclass(frozen=True)
@@ -94,16 +103,29 @@ class SampleMaker:
             if len(people) == 0:
                 continue
             cameras = self.rig(rng)
-            gaussians = imitate(people, cameras, rng, self.config.noise)
+            scene = draw_scene(len(people), cameras, rng, self.config.noise)
+            found = detect(people, cameras, rng, self.config.noise, scene)
+            evidence = gaussians(found, rng, self.config.noise, scene.width)
             if self.config.skeleton != "coco17":
-                gaussians = convert_gaussians(gaussians, self.config.skeleton)
+                evidence = convert_gaussians(evidence, self.config.skeleton)
             scenes.append((people, self._anchors(people, rng)))
+            claimed = self._claims(found.person, len(people), rng)
             for p in range(len(people)):
-                samples.append((len(scenes) - 1, p, cameras, gaussians))
+                weight = np.where((claimed >= 0) & (claimed != p), self.config.foreign, 1.0).astype(np.float32)
+                own = replace(evidence, heights=evidence.heights * torch.from_numpy(weight)[..., None])
+                samples.append((len(scenes) - 1, p, cameras, own))
             if len(samples) >= size:
                 break
         samples = samples[:size]
         return self._collect(samples, scenes, rng)
+
+    def _claims(self, person: np.ndarray, people: int, rng: np.random.Generator) -> np.ndarray:
+        """Whose each detection (V, D) is taken to be; -1: nobody knows."""
+        chance = rng.random(person.shape)
+        wrong = (chance < self.config.misclaimed) & (person >= 0)
+        claimed = np.where(wrong, (person + 1) % people, person)
+        unknown = rng.random(person.shape) < self.config.unclaimed
+        return np.where(unknown | (rng.random() < self.config.unknown_rows), -1, claimed)
 
     def _anchors(self, people: Tensor, rng: np.random.Generator) -> Tensor:
         """Pelvises and necks (P, 2, 3) as found: the truth with errors."""

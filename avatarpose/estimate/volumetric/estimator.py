@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from avatarpose.errors import InputError
@@ -74,7 +75,8 @@ def estimate_volumetric(
     for f in range(len(numbers)):
         present = np.flatnonzero(centres.valid[:, f])
         if len(present):
-            found, score = estimator(evidence[f], _anchors(centres, present, f), present, times[f])
+            anchors, rows = _anchors(centres, present, f), centres.rows[present, f]
+            found, score = estimator(evidence[f], anchors, present, times[f], rows)
             keypoints[present, f], scores[present, f] = found, score
         if progress is not None:
             progress(2 * len(numbers) + f + 1, total)
@@ -86,6 +88,17 @@ def _anchors(centres: Centres, people: np.ndarray, f: int) -> Float[Tensor, "peo
     """Pelvises and necks of these people in a frame."""
     both = np.stack((centres.pelvis[people, f], centres.neck[people, f]), axis=1)
     return torch.from_numpy(both.astype(np.float32))
+
+
+def _dimmed(
+    gaussians: Gaussians, rows: Int[np.ndarray, "people views"], person: int, factor: float
+) -> Gaussians:
+    """The Gaussians with the heights of other people's detections times `factor`."""
+    weight = torch.ones_like(gaussians.heights[..., 0])
+    for p in sorted(range(len(rows)), key=lambda p: p == person):  # his own last
+        view = np.flatnonzero(rows[p] >= 0)
+        weight[view, rows[p, view]] = 1.0 if p == person else factor
+    return replace(gaussians, heights=gaussians.heights * weight[..., None])
 
 
 class FrameEstimator:
@@ -105,7 +118,12 @@ class FrameEstimator:
         self.filter = _TemporalFilter(config) if config.temporal_filter and fps >= config.filter_fps else None
 
     def __call__(
-        self, gaussians: Gaussians, anchors: Float[Tensor, "people 2 3"], people: np.ndarray, time: float
+        self,
+        gaussians: Gaussians,
+        anchors: Float[Tensor, "people 2 3"],
+        people: np.ndarray,
+        time: float,
+        rows: Int[np.ndarray, "people views"] | None = None,
     ) -> tuple[Float[np.ndarray, "people 17 3"], Float[np.ndarray, "people 17"]]:
         """COCO-17 joints (metres, world; NaN where the network's skeleton has none) and their scores.
 
@@ -113,8 +131,12 @@ class FrameEstimator:
             anchors: pelvis and neck of each person, metres, world.
             people: who they are, for the temporal filter.
             time: seconds.
+            rows: each person's detection in each view, -1 where there is none; None: whose is what is not known.
         """
-        own = gaussians if self.skeleton == "coco17" else convert_gaussians(gaussians, self.skeleton)
+        converted = gaussians if self.skeleton == "coco17" else convert_gaussians(gaussians, self.skeleton)
+        own = [converted] * len(anchors)
+        if rows is not None and self.config.foreign != 1:
+            own = [_dimmed(converted, rows, p, self.config.foreign) for p in range(len(anchors))]
         step = self.config.batch
         parts = [
             self._network(own, anchors, slice(i, i + step), people[i : i + step], time)
@@ -123,7 +145,8 @@ class FrameEstimator:
         joints, spread = (np.concatenate(part) for part in zip(*parts, strict=True))
         views = np.zeros(spread.shape)
         if self.config.polish is not None:
-            joints, views = polish(joints, own, self.cameras, self.config.polish)
+            drawn = [polish(joints[p : p + 1], own[p], self.cameras, self.config.polish) for p in range(len(joints))]
+            joints, views = (np.concatenate(part) for part in zip(*drawn, strict=True))
         if self.filter is not None:
             self.filter.update(people, joints, time)
         scores = joint_scores(spread, views)
@@ -132,24 +155,32 @@ class FrameEstimator:
             scores = convert_scores(scores, self.skeleton, "coco17")
         return joints, scores
 
-    @torch.inference_mode()
     def _network(
-        self, gaussians: Gaussians, anchors: Tensor, part: slice, people: np.ndarray, time: float
+        self, own: list[Gaussians], anchors: Tensor, part: slice, people: np.ndarray, time: float
     ) -> tuple[np.ndarray, np.ndarray]:
         """Joints (B, J, 3), metres, world, and the spread of their probabilities along an axis (B, J), metres."""
-        network, grid, sigma = self.network, self.network.grid, self.network.config.anchor_sigma
         mine = anchors[part]
         frames = Frames.at(mine[:, 0], mine[:, 1], self.up)
-        count = len(mine)
-        index = torch.arange(len(anchors))
         # Everybody else, as seen from each: (B, P, 2, 3), oneself left out.
-        others = anchors[None].expand(count, -1, -1, -1).clone()
+        others = anchors[None].expand(len(mine), -1, -1, -1).clone()
+        index = torch.arange(len(anchors))
         others[index[part, None] == index[None]] = torch.nan
+        views = Views.stack([(self.cameras, gaussians) for gaussians in own[part]]).to(self.device)
+        turns = np.arange(self.config.turns) * 2 * np.pi / self.config.turns
+        found = [self._one_turn(frames.turned(turn), views, mine, others, people, time) for turn in turns]
+        joints, variance = (np.mean(part, axis=0) for part in zip(*found, strict=True))
+        return joints, np.sqrt(variance)
+
+    @torch.inference_mode()
+    def _one_turn(
+        self, frames: Frames, views: Views, mine: Tensor, others: Tensor, people: np.ndarray, time: float
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Joints (B, J, 3), metres, world, and the variance of their probabilities along an axis (B, J)."""
+        network, grid, sigma = self.network, self.network.grid, self.network.config.anchor_sigma
         own, others = (frames.to_volume(x.flatten(1, -2)).reshape(x.shape) for x in (mine, others))
-        views = Views.stack([(self.cameras, gaussians)]).repeat(count).to(self.device)
         features = feature_volume(views, frames.to_world(grid.cpu()[None]).to(self.device))
         own, others = own.to(self.device), others.to(self.device)
-        shape = (count, -1, RESOLUTION, RESOLUTION, RESOLUTION)
+        shape = (len(mine), -1, RESOLUTION, RESOLUTION, RESOLUTION)
         heat = network.heatmaps(features.reshape(shape)).sigmoid()
         if self.filter is not None:
             expected, radius = self.filter.expect(people, network.config.joints, time)
@@ -160,9 +191,8 @@ class FrameEstimator:
             heat = heat.masked_fill(far.reshape(heat.shape), 0.0)
         anchored = [anchor_volume(own, sigma), others_volume(others, sigma)]
         joints, probability = network.joints(heat, *(x.reshape(shape) for x in anchored))
-        variance = probability @ grid.square() - joints.square()
-        spread = variance.clamp_min(0).mean(dim=-1).sqrt()
-        return frames.to_world(joints.cpu()).double().numpy(), spread.cpu().double().numpy()
+        variance = (probability @ grid.square() - joints.square()).clamp_min(0).mean(dim=-1)
+        return frames.to_world(joints.cpu()).double().numpy(), variance.cpu().double().numpy()
 
 
 def joint_scores(

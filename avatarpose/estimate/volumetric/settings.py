@@ -32,8 +32,13 @@ class VolumetricConfig:
     """Detected joints below this score are ignored."""
     sigma: float = 0.07
     """Metres at the person: width of the 2D heatmaps' peaks drawn from detections."""
+    foreign: float = 0.1
+    """Factor of the heights of detections that are taken for somebody else's, in the volume of each person. The paper
+    has none (1), and its heatmaps no people; without, hands on another's back are easily given to that one."""
     batch: int = 8
     """Volumes the network sees at once."""
+    turns: int = 1
+    """Times that each volume is seen, turned about its axis by equal angles; the joints are averaged."""
     device: str = "cpu"
     polish: PolishConfig | None = field(default_factory=PolishConfig)
     """How joints are drawn from the voxels to the rays of the peaks near them; None leaves it out."""

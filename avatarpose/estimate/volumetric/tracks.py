@@ -34,12 +34,14 @@ class Centres:
         valid: (P, F) whether the person is there; both centres are then known, bridged where nothing was seen for
             up to `coast_seconds`.
         spread: (P, F) expected error of the worse of the two centres along an axis, metres; inf where not valid.
+        rows: (P, F, C) detection of the person in each view; -1 where there is none, or peaks are separate.
     """
 
     pelvis: Float[np.ndarray, "people frames 3"]
     neck: Float[np.ndarray, "people frames 3"]
     valid: Bool[np.ndarray, "people frames"]
     spread: Float[np.ndarray, "people frames"]
+    rows: Int[np.ndarray, "people frames cameras"]
 
 
 @dataclass(frozen=True)
@@ -129,9 +131,10 @@ def settle_centres(
     count, settings = len(times), config.association
     shape = (len(people), count, 17, len(origins))
     directions, scores = np.zeros((*shape, 3)), np.zeros(shape)
+    own_rows = np.full((len(people), count, len(origins)), -1)
     for p, person in enumerate(people):
         for f, found in person.found.items():
-            directions[p, f], scores[p, f] = found.directions, found.scores
+            directions[p, f], scores[p, f], own_rows[p, f] = found.directions, found.scores, found.rows
     rays = Rays(origins, np.moveaxis(directions, 3, 0).swapaxes(1, 2), np.moveaxis(scores, 3, 0).swapaxes(1, 2))
     rows = np.tile(np.arange(len(people)), (len(origins), count, 1))
     joints, _ = triangulate_people(rays, rows, times, settings)
@@ -168,7 +171,7 @@ def settle_centres(
     first = valid[kept].argmax(axis=1)
     order = kept[np.lexsort((places[kept, PELVIS, first, 0], first))]
     places = np.where(valid[order, None, :, None], places[order], np.nan)
-    return Centres(places[:, PELVIS], places[:, NECK], valid[order], spread[order])
+    return Centres(places[:, PELVIS], places[:, NECK], valid[order], spread[order], own_rows[order])
 
 
 def _drop_odd_torsos(places: np.ndarray, deviations: np.ndarray, times: np.ndarray) -> None:

@@ -8,6 +8,7 @@ azimuth. Features are evaluated from the Gaussians of the heatmaps at the projec
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -73,6 +74,12 @@ class Frames:
         up = up.to(pelvis)
         spine = torch.nn.functional.normalize(neck - pelvis, dim=-1)
         return cls(pelvis, least_rotation(up.expand_as(spine), spine) @ least_rotation(z, up))
+
+    def turned(self, angle: float) -> Frames:
+        """The volumes turned by `angle` radians about their own z axis."""
+        c, s = math.cos(angle), math.sin(angle)
+        turn = self.R_world_volume.new_tensor([[c, -s, 0.0], [s, c, 0.0], [0.0, 0.0, 1.0]])
+        return Frames(self.origin, self.R_world_volume @ turn)
 
     def to_world(self, points: Float[Tensor, "#volumes points 3"]) -> Float[Tensor, "volumes points 3"]:
         """Points of the volumes' own frames, in the world."""
