@@ -8,7 +8,9 @@ joint group, as mean and standard error over the scenes (both people of a scene 
     PCK@50   share of the joints within 50 mm, percent
     strays   share of the joints that lie nearer to the other person's joint of that name than to their own, percent
 
-`network` is what comes out of the voxels, `polished` the same drawn to the rays (estimate/volumetric/polish.py).
+`network` is what comes out of the voxels, `polished` the same drawn to the rays (estimate/volumetric/polish.py); both
+are told whose detections are whose, with the errors of training. `unclaimed` is polished, but not told, as with
+heatmap files.
 `known identities` is plain triangulation of the same detections, told whose each joint is and which are misplaced
 (taken, exchanged, merged, wild).
 
@@ -27,7 +29,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
@@ -36,7 +38,7 @@ from torch import Tensor
 from avatarpose.body import load_body
 from avatarpose.cameras import Cameras
 from avatarpose.errors import InputError
-from avatarpose.estimate.volumetric.estimator import FrameEstimator, packaged_weights
+from avatarpose.estimate.volumetric.estimator import FrameEstimator, _dimmed, packaged_weights
 from avatarpose.estimate.volumetric.evidence import Gaussians
 from avatarpose.estimate.volumetric.network import VolumetricNetwork, load_network
 from avatarpose.estimate.volumetric.polish import polish
@@ -56,6 +58,7 @@ NOT_TRAINED = (HELD_OUT, "salsa_02", "salsa_04")
 IN_CONTACT = PeopleConfig(number=(0.0, 1.0), touching_share=1.0, apart_share=0.0)
 VIEWS = (8, 4)
 EVIDENCE = {"imitated detections": NoiseConfig(), "exact heatmaps": NoiseConfig.none()}
+METHODS = ("network", "polished", "unclaimed")
 TRIANGULATION = "known identities"
 PARTS = {"all": slice(0, 17), **GROUPS}
 MISSING = 0.5  # metres, as in avatarpose.evaluate
@@ -74,12 +77,14 @@ class Scene:
         truth: (P, 17, 3) metres, world.
         anchors: (P, 2, 3) pelvises and necks as found.
         missed: (P, P) whom the volume of whom is not told of.
+        rows: (P, V) detection of each person in each view as claimed, -1 for none.
     """
 
     cameras: Cameras
     truth: Float[np.ndarray, "people 17 3"]
     anchors: Float[Tensor, "people 2 3"]
     missed: Bool[np.ndarray, "people people"]
+    rows: Int[np.ndarray, "people views"]
     detections: Detections
     evidence: Gaussians
 
@@ -97,19 +102,40 @@ def make_scenes(maker: SampleMaker, count: int) -> Iterator[Scene]:
         quality = draw_scene(len(people), cameras, more, config.noise)
         found = detect(people, cameras, more, config.noise, quality)
         evidence = gaussians(found, more, config.noise, quality.width)
-        yield Scene(cameras, people.double().numpy(), anchors, missed, found, evidence)
+        rows = _longest_rows(maker._claims(found.person, len(people), more), found, len(people))
+        yield Scene(cameras, people.double().numpy(), anchors, missed, rows, found, evidence)
 
 
-def locate(scene: Scene, network: VolumetricNetwork) -> Float[np.ndarray, "people 17 3"]:
-    """Joints by the network, not polished; metres, world."""
+def _longest_rows(
+    claimed: Int[np.ndarray, "views rows"], found: Detections, people: int
+) -> Int[np.ndarray, "people views"]:
+    """Of the rows claimed for a person in a view the one with most joints; -1 for none."""
+    joints = np.isfinite(found.rows[..., 0]).sum(axis=-1)
+    joints = np.where(claimed == np.arange(people)[:, None, None], joints, 0)  # (P, V, D)
+    return np.where(joints.max(axis=-1) > 0, joints.argmax(axis=-1), -1)
+
+
+def locate(scene: Scene, network: VolumetricNetwork, claimed: bool = True) -> Float[np.ndarray, "people 17 3"]:
+    """Joints by the network, not polished; metres, world. `claimed`: whether it is told whose detections are whose."""
     estimator = FrameEstimator(network, scene.cameras, UP, VolumetricConfig(polish=None))
-    everybody = np.arange(len(scene.truth))
-    joints, _ = estimator(scene.evidence, scene.anchors, everybody, 0.0)
+    everybody, rows = np.arange(len(scene.truth)), scene.rows if claimed else np.full_like(scene.rows, -1)
+    joints, _ = estimator(scene.evidence, scene.anchors, everybody, 0.0, rows)
     for p in everybody:
         known = np.array([p, *(q for q in everybody if q != p and not scene.missed[p, q])])
         if len(known) < len(everybody):
-            joints[p] = estimator(scene.evidence, scene.anchors[known], known, 0.0)[0][0]
+            joints[p] = estimator(scene.evidence, scene.anchors[known], known, 0.0, rows[known])[0][0]
     return joints
+
+
+def polish_own(
+    joints: Float[np.ndarray, "people 17 3"], scene: Scene, settings: PolishConfig, claimed: bool = True
+) -> Float[np.ndarray, "people 17 3"]:
+    """Joints of `locate` drawn to the rays, as `FrameEstimator` does it."""
+    drawn = []
+    for p in range(len(joints)):
+        own = _dimmed(scene.evidence, scene.rows, p, VolumetricConfig.foreign) if claimed else scene.evidence
+        drawn.append(polish(joints[p : p + 1], own, scene.cameras, settings)[0])
+    return np.concatenate(drawn)
 
 
 def triangulate_known(scene: Scene) -> Float[np.ndarray, "people 17 3"]:
@@ -196,7 +222,6 @@ def differences_table(results: dict[int, dict[str, Errors]], names: list[str], m
 
 def compare(networks: dict[str, VolumetricNetwork], maker: SampleMaker, count: int, console: Console) -> None:
     """Prints the figures of all networks, and their differences if there are several."""
-    methods = {"network": None, "polished": PolishConfig()}
     progress = Console(stderr=True)
     for evidence, noise in EVIDENCE.items():
         results: dict[int, dict[str, Errors]] = {}
@@ -207,9 +232,10 @@ def compare(networks: dict[str, VolumetricNetwork], maker: SampleMaker, count: i
             for scene in track(make_scenes(these, count), f"{views} views, {evidence}", count, console=progress):
                 scenes.append(scene)
                 for name, network in networks.items():
-                    joints = locate(scene, network)
-                    for method, settings in methods.items():
-                        placed = joints if settings is None else _polish(joints, scene, settings)
+                    joints, unclaimed = locate(scene, network), locate(scene, network, claimed=False)
+                    polished = polish_own(joints, scene, PolishConfig())
+                    unclaimed = polish_own(unclaimed, scene, PolishConfig(), claimed=False)
+                    for method, placed in zip(METHODS, (joints, polished, unclaimed), strict=True):
                         found.setdefault(f"{name}, {method}", []).append(placed)
                 found.setdefault(TRIANGULATION, []).append(triangulate_known(scene))
             results[views] = {row: Errors.of(joints, scenes) for row, joints in found.items()}
@@ -218,13 +244,9 @@ def compare(networks: dict[str, VolumetricNetwork], maker: SampleMaker, count: i
             console.print(figures_table(results[views], title))
             console.print(f"{100 * lost:.2f} % of the joints cannot be triangulated: fewer than two views have them\n")
         if len(networks) > 1:
-            for method in methods:
+            for method in METHODS:
                 title = f"{method}, {evidence}: less {next(iter(networks))}, same {count} scenes"
                 console.print(differences_table(results, list(networks), method, title))
-
-
-def _polish(joints: np.ndarray, scene: Scene, settings: PolishConfig) -> Float[np.ndarray, "people 17 3"]:
-    return polish(joints, scene.evidence, scene.cameras, settings)[0]
 
 
 def tune(name: str, network: VolumetricNetwork, maker: SampleMaker, count: int, console: Console) -> None:
@@ -240,8 +262,8 @@ def tune(name: str, network: VolumetricNetwork, maker: SampleMaker, count: int, 
     views, found = [], {key: [] for key in (*settings, "default", "network")}
     for scene in track(make_scenes(maker, count), "scenes", count, console=Console(stderr=True)):
         joints = locate(scene, network)
-        placed = {key: _polish(joints, scene, value) for key, value in settings.items()}
-        placed |= {"default": _polish(joints, scene, PolishConfig()), "network": joints}
+        placed = {key: polish_own(joints, scene, value) for key, value in settings.items()}
+        placed |= {"default": polish_own(joints, scene, PolishConfig()), "network": joints}
         views.append(len(scene.cameras))
         for key, value in placed.items():
             distance = np.linalg.norm(value - scene.truth, axis=-1)
@@ -309,15 +331,16 @@ def main() -> None:
     if arguments.tune_polish:
         trained = pool.select(lambda clip: not any(fnmatchcase(clip, kept_out) for kept_out in NOT_TRAINED))
         name, network = next(iter(networks.items()))
-        people = PeopleConfig(number=(0.0, 1.0))
+        samples = SampleConfig(people=PeopleConfig(number=(0.0, 1.0)), unknown_rows=0.0)
         # Trainings draw with [seed, batch]; this seed is no training's.
-        tune(name, network, SampleMaker(trained, body, SampleConfig(people=people), 10**6), count, console)
+        tune(name, network, SampleMaker(trained, body, samples, 10**6), count, console)
         return
     held_out = pool.select(lambda clip: fnmatchcase(clip, HELD_OUT))
     if len(held_out) == 0:
         raise InputError("no held-out motion", file=arguments.motion[0], expected=f"clips called {HELD_OUT}")
     console.print(f"{len(held_out.clip_names)} held-out clips, {len(held_out)} poses; seed {arguments.seed}")
-    compare(networks, SampleMaker(held_out, body, SampleConfig(people=IN_CONTACT), arguments.seed), count, console)
+    samples = SampleConfig(people=IN_CONTACT, unknown_rows=0.0)
+    compare(networks, SampleMaker(held_out, body, samples, arguments.seed), count, console)
 
 
 if __name__ == "__main__":
