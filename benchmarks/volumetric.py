@@ -10,9 +10,8 @@ joint group, as mean and standard error over the scenes (both people of a scene 
 
 `network` is what comes out of the voxels, `polished` the same drawn to the rays (estimate/volumetric/polish.py); both
 are told whose detections are whose, with the errors of training. `unclaimed` is polished, but not told, as with
-heatmap files.
-`known identities` is plain triangulation of the same detections, told whose each joint is and which are misplaced
-(taken, exchanged, merged, wild).
+heatmap files. `known identities` is plain triangulation of the same detections, told whose each joint is and which are
+misplaced (taken, exchanged, merged, wild).
 
 Several weights, `--weights full=a.safetensors no_anchors=b.safetensors`, are run on the same samples and compared with
 the first. `--tune-polish` compares settings of the polish instead, on new scenes of the clips that were trained on.
