@@ -37,11 +37,11 @@ from torch import Tensor
 from avatarpose.body import load_body
 from avatarpose.cameras import Cameras
 from avatarpose.errors import InputError
+from avatarpose.estimate.volumetric.config import PolishConfig, VolumetricConfig
 from avatarpose.estimate.volumetric.estimator import FrameEstimator, _dimmed, packaged_weights
 from avatarpose.estimate.volumetric.evidence import Gaussians
 from avatarpose.estimate.volumetric.network import VolumetricNetwork, load_network
 from avatarpose.estimate.volumetric.polish import polish
-from avatarpose.estimate.volumetric.settings import PolishConfig, VolumetricConfig
 from avatarpose.train.motion import load_motion
 from avatarpose.train.noise import Detections, NoiseConfig, detect, draw_scene, gaussians
 from avatarpose.train.noise_config import HIDDEN, OWN

@@ -7,9 +7,9 @@ from test_estimate import STANDING, ring
 
 from avatarpose.cameras import Cameras
 from avatarpose.estimate.affinity import point_ray_distance
+from avatarpose.estimate.volumetric.config import PolishConfig
 from avatarpose.estimate.volumetric.evidence import Gaussians
 from avatarpose.estimate.volumetric.polish import polish
-from avatarpose.estimate.volumetric.settings import PolishConfig
 
 CONFIG = PolishConfig()
 

@@ -14,8 +14,8 @@ from avatarpose.estimate.config import TriangulationConfig
 from avatarpose.estimate.joints import triangulate_people
 from avatarpose.estimate.matching import Association, associate
 from avatarpose.estimate.tracking import track
+from avatarpose.estimate.volumetric.config import VolumetricConfig
 from avatarpose.estimate.volumetric.estimator import estimate_volumetric
-from avatarpose.estimate.volumetric.settings import VolumetricConfig
 from avatarpose.results import Joints3D
 
 if TYPE_CHECKING:

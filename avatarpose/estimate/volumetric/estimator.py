@@ -14,11 +14,11 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from avatarpose.errors import InputError
+from avatarpose.estimate.volumetric.config import VolumetricConfig
 from avatarpose.estimate.volumetric.evidence import Evidence, Gaussians
 from avatarpose.estimate.volumetric.network import VolumetricNetwork, load_network
 from avatarpose.estimate.volumetric.people import Centres, find_people
 from avatarpose.estimate.volumetric.polish import polish
-from avatarpose.estimate.volumetric.settings import VolumetricConfig
 from avatarpose.estimate.volumetric.volume import (
     PITCH,
     RESOLUTION,

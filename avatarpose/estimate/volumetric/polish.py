@@ -17,8 +17,8 @@ from jaxtyping import Float
 
 from avatarpose.cameras import Cameras
 from avatarpose.estimate.affinity import point_ray_distance
+from avatarpose.estimate.volumetric.config import PolishConfig
 from avatarpose.estimate.volumetric.evidence import Gaussians
-from avatarpose.estimate.volumetric.settings import PolishConfig
 
 
 def polish(
