@@ -11,7 +11,7 @@ from avatarpose.estimate.volumetric.config import PolishConfig
 from avatarpose.estimate.volumetric.evidence import Gaussians
 from avatarpose.estimate.volumetric.polish import polish
 
-CONFIG = PolishConfig()
+CONFIG = PolishConfig(radius=0.1, ray_spread=0.025, network_spread=0.025)
 
 
 def peaks(cameras: Cameras, people: np.ndarray, height: float = 1.0) -> Gaussians:
@@ -42,7 +42,7 @@ def test_exact_rays_put_displaced_joints_back() -> None:
     error = np.linalg.norm(found - truth, axis=-1)
     assert error.mean() == pytest.approx(0.04 / 5, rel=0.2) and error.max() < 0.012
     assert support.shape == (1, 17) and support.min() > 5.5 and support.max() <= 6
-    sure = PolishConfig(network_spread=1.0)
+    sure = PolishConfig(radius=0.1, network_spread=1.0)
     found, support = polish(start, peaks(cameras, truth), cameras, sure)
     np.testing.assert_allclose(found, truth, atol=2e-4)  # (s_ray / s_net)^2 / n of the displacement are left
     assert support.min() > 5.99
