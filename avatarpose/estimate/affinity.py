@@ -13,6 +13,9 @@ from avatarpose.cameras import Cameras
 MIRRORED = np.array([0, 2, 1, 4, 3, 6, 5, 8, 7, 10, 9, 12, 11, 14, 13, 16, 15])
 """The COCO joint of the other side of the body."""
 
+LIMBS = np.array([[5, 7], [6, 8], [7, 9], [8, 10], [11, 13], [12, 14], [13, 15], [14, 16], [5, 11], [6, 12]])
+"""Ends of arms, legs and the sides of the trunk, COCO: the bones whose lengths tell people apart."""
+
 
 @dataclass(frozen=True)
 class Rays:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from jaxtyping import Float, Int
 
-from avatarpose.estimate.affinity import FrameRays, Rays
+from avatarpose.estimate.affinity import LIMBS, FrameRays, Rays
 from avatarpose.estimate.births import find_people, same_place
 from avatarpose.estimate.config import TriangulationConfig
 from avatarpose.estimate.matching import settle
@@ -66,6 +66,19 @@ class Track:
         self.time = time
         self.rows[index], self.joints[index] = rows, joints
 
+    def is_followed(self, index: int, time: float, coast: float) -> bool:
+        """Whether the person is looked for: found within `coast` seconds, or in the frame before (or after) however
+        far apart frames are in time."""
+        return abs(time - self.time) <= coast + 1e-9 or index - 1 in self.rows or index + 1 in self.rows
+
+    def rewind(self, times: Float[np.ndarray, " frames"]) -> None:
+        """Prepares for going backward in time: as at the last frame."""
+        last = max(self.joints)
+        known = np.isfinite(self.joints[last][:, 0])
+        self.points = np.where(known[:, None], self.joints[last], self.points)
+        self.seen = np.where(known, times[last], self.seen)
+        self.time = times[last]
+
 
 def track(
     rays: Rays,
@@ -94,7 +107,7 @@ def track(
             progress(f + 1, 2 * count)
     tracks = [t for t in tracks if len(t.rows) >= min(2, count)]
     for t in tracks:
-        _rewind(t, times)
+        t.rewind(times)
     for done, f in enumerate(reversed(range(count))):
         frame = rays.frame(f)
         free = ~np.zeros(frame.scores.shape[:2], bool)
@@ -116,15 +129,6 @@ def _take(free: np.ndarray, rows: np.ndarray) -> None:
     free[np.flatnonzero(rows >= 0), rows[rows >= 0]] = False
 
 
-def _rewind(person: Track, times: np.ndarray) -> None:
-    """Prepares a track for the backward pass: as at its last frame."""
-    last = max(person.joints)
-    known = np.isfinite(person.joints[last][:, 0])
-    person.points = np.where(known[:, None], person.joints[last], person.points)
-    person.seen = np.where(known, times[last], person.seen)
-    person.time = times[last]
-
-
 def _follow(
     tracks: list[Track],
     index: int,
@@ -140,7 +144,7 @@ def _follow(
         Joints of those found, and the detections still free.
     """
     free = free.copy()
-    near = [t for t in tracks if abs(time - t.time) <= config.coast_seconds + 1e-9 or _is_next(t, index)]
+    near = [t for t in tracks if t.is_followed(index, time, config.coast_seconds)]
     if not near:
         return [], free
     expected = np.array([t.predict(time, config.coast_seconds) for t in near])
@@ -165,11 +169,6 @@ def _follow(
     return present, free
 
 
-def _is_next(person: Track, index: int) -> bool:
-    """Whether the person was found in the frame before (or after), however far apart frames are in time."""
-    return index - 1 in person.rows or index + 1 in person.rows
-
-
 def _begin(
     tracks: list[Track], index: int, time: float, joints: np.ndarray, rows: np.ndarray, config: TriangulationConfig
 ) -> None:
@@ -181,12 +180,8 @@ def _begin(
             reach = 0.5 + config.walking_speed * (time - old.time)
             away = _centre_distance(new, old.predict(old.time, config.coast_seconds))
             if away < reach:
-                distance[i, k] = away / reach + 5.0 * _bone_difference(new, old.points)
-    taken: dict[int, Track] = {}
-    while np.isfinite(distance).any():
-        i, k = np.unravel_index(np.argmin(distance), distance.shape)
-        taken[int(i)] = lost[k]
-        distance[i], distance[:, k] = np.inf, np.inf
+                distance[i, k] = away / reach + 5.0 * bone_difference(new, old.points)
+    taken = {i: lost[k] for i, k in cheapest_pairs(distance)}
     for i, (new, row) in enumerate(zip(joints, rows, strict=True)):
         if i in taken:
             taken[i].velocity[:] = 0.0
@@ -202,11 +197,18 @@ def _centre_distance(a: np.ndarray, b: np.ndarray) -> float:
     return float(np.linalg.norm((a[both] - b[both]).mean(axis=0))) if both.any() else np.inf
 
 
-_LIMBS = np.array([[5, 7], [6, 8], [7, 9], [8, 10], [11, 13], [12, 14], [13, 15], [14, 16], [5, 11], [6, 12]])
+def cheapest_pairs(cost: Float[np.ndarray, "new lost"]) -> list[tuple[int, int]]:
+    """Pairs one to one, the cheapest first; infinite costs are no pairs."""
+    cost, pairs = cost.copy(), []
+    while np.isfinite(cost).any():
+        i, k = np.unravel_index(np.argmin(cost), cost.shape)
+        pairs.append((int(i), int(k)))
+        cost[i], cost[:, k] = np.inf, np.inf
+    return pairs
 
 
-def _bone_difference(a: np.ndarray, b: np.ndarray) -> float:
+def bone_difference(a: np.ndarray, b: np.ndarray) -> float:
     """Median difference of the bone lengths known in both, metres; 0 where none is."""
-    lengths = [np.linalg.norm(x[_LIMBS[:, 0]] - x[_LIMBS[:, 1]], axis=-1) for x in (a, b)]
+    lengths = [np.linalg.norm(x[LIMBS[:, 0]] - x[LIMBS[:, 1]], axis=-1) for x in (a, b)]
     difference = np.abs(lengths[0] - lengths[1])
     return float(np.nanmedian(difference)) if np.isfinite(difference).any() else 0.0

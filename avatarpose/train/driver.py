@@ -108,26 +108,26 @@ class _Batches(Dataset):
         return self.maker.batch((self.first + index) * self.world + self.rank, self.size)
 
 
-def make_maker(job: TrainJob, seed: int | None = None) -> SampleMaker:
+def make_maker(job: TrainJob) -> SampleMaker:
     """The samples of a job. Raises InputError where the motion or the rig cannot be read."""
     body = load_body(job.body)
     pool = load_motion(job.motion, body, exclude=job.exclude, cache=job.cache)
     rig = None
     if job.rig is not None:
         rig = partial(rig_from, stage_of(Sequence.open(job.rig)))
-    return SampleMaker(pool, body, job.config.samples, job.config.seed if seed is None else seed, rig)
+    return SampleMaker(pool, body, job.config.samples, job.config.seed, rig)
 
 
-def train(job: TrainJob, console: Console | None = None) -> Path:
+def train(job: TrainJob) -> Path:
     """Trains; returns the path of the weights."""
     job.out.mkdir(parents=True, exist_ok=True)
     if job.config.batch % job.processes:
         expected = f"a multiple of {job.processes}"
         raise InputError("the processes cannot share a batch", expected=expected, found=job.config.batch)
-    make_maker(job)  # so that what is wrong with the input is said once, and the fitted poses are there for all
     if job.processes == 1:
         _work(0, job, 0)
     else:
+        make_maker(job)  # so that what is wrong with the input is said once, and the fitted poses are there for all
         torch.multiprocessing.spawn(_work, (job, free_port()), nprocs=job.processes)
     return job.out / WEIGHTS
 
@@ -194,8 +194,8 @@ def _agreed(over: bool) -> bool:
     return bool(vote > 0)
 
 
-def _batches(training: SampleMaker, job: TrainJob, size: int, first: int, steps: int, rank: int) -> Iterator[Batch]:
-    data = _Batches(training, size, first, max(steps, 0), rank, job.processes)
+def _batches(maker: SampleMaker, job: TrainJob, size: int, first: int, steps: int, rank: int) -> Iterator[Batch]:
+    data = _Batches(maker, size, first, max(steps, 0), rank, job.processes)
     return iter(DataLoader(data, batch_size=None, shuffle=False, num_workers=job.workers))
 
 

@@ -21,8 +21,6 @@ from avatarpose.train.people import PeopleConfig, make_people
 from avatarpose.train.rigs import RigConfig, random_rig
 
 _HIPS, _SHOULDERS = (11, 12), (5, 6)
-_ROOM = 8
-"""Most people of a scene."""
 
 
 @dataclass(frozen=True)

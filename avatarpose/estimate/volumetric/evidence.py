@@ -13,6 +13,7 @@ from scipy.ndimage import maximum_filter
 from torch import Tensor
 
 from avatarpose.errors import InputError
+from avatarpose.estimate.affinity import LIMBS
 from avatarpose.io import read_npz
 
 if TYPE_CHECKING:
@@ -21,9 +22,8 @@ if TYPE_CHECKING:
 JOINTS = 17
 MAX_PEAKS = 10
 
-# Limbs of COCO-17 and their length in a person 1.7 m tall, metres: upper arms, lower arms, thighs, shins, sides of the
+# Lengths of `LIMBS` in a person 1.7 m tall, metres: upper arms, lower arms, thighs, shins, sides of the
 # trunk. Not the widths of shoulders and hips, which vanish in profile and vary most between detectors.
-_LIMBS = np.array([[5, 7], [6, 8], [7, 9], [8, 10], [11, 13], [12, 14], [13, 15], [14, 16], [5, 11], [6, 12]])
 _LENGTHS = np.array([0.27, 0.27, 0.25, 0.25, 0.40, 0.40, 0.39, 0.39, 0.50, 0.50])
 _LEAST_LIMBS = 3
 _ANY_SIZE = 200.0  # pixels per metre where no detection of a view says anything
@@ -72,7 +72,7 @@ def pixels_per_metre(rows: Float[np.ndarray, "*batch 17 3"], min_score: float = 
 def size_by_limbs(places: Float[np.ndarray, "*batch 17 axes"]) -> Float[np.ndarray, "*batch"]:
     """As `pixels_per_metre`, of places in any units, per metre; NaN where a joint was not seen."""
     places = np.asarray(places, np.float64)
-    length = np.linalg.norm(places[..., _LIMBS[:, 0], :] - places[..., _LIMBS[:, 1], :], axis=-1) / _LENGTHS
+    length = np.linalg.norm(places[..., LIMBS[:, 0], :] - places[..., LIMBS[:, 1], :], axis=-1) / _LENGTHS
     known = np.isfinite(length)
     second = np.sort(np.where(known, length, -np.inf), axis=-1)[..., -2]
     return np.where((known.sum(axis=-1) >= _LEAST_LIMBS) & (second > 0), second, np.nan)

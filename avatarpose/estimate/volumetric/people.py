@@ -14,6 +14,7 @@ from avatarpose.estimate.affinity import FrameRays, point_ray_distance
 from avatarpose.estimate.births import find_people as people_of_rows
 from avatarpose.estimate.births import same_place
 from avatarpose.estimate.matching import gather, locate, settle
+from avatarpose.estimate.tracking import bone_difference, cheapest_pairs
 from avatarpose.estimate.volumetric.centres import (
     NECK,
     PELVIS,
@@ -41,7 +42,6 @@ _BONES_OF = {
     **{joint: [(joint - 2, 0.22, 0.6)] for joint in (13, 14, 15, 16)},
     **{3: [(5, 0.08, 0.4)], 4: [(6, 0.08, 0.4)], 1: [(3, 0.04, 0.2)], 2: [(4, 0.04, 0.2)], 0: [(1, 0.01, 0.12)]},
 }
-_LIMBS = np.array([[5, 7], [6, 8], [7, 9], [8, 10], [11, 13], [12, 14], [13, 15], [14, 16], [5, 11], [6, 12]])
 
 
 def find_people(
@@ -116,7 +116,7 @@ def _follow(
     """Lets the people seen within `coast_seconds` take their evidence; returns those found and what is left."""
     settings, free = config.association, free.copy()
     origins = frame.rays.origins
-    near = [p for p in people if abs(time - p.time) <= settings.coast_seconds + 1e-9 or _is_next(p, index)]
+    near = [p for p in people if p.is_followed(index, time, settings.coast_seconds)]
     if not near:
         return [], free
     expected = np.array([person.predict(time, settings.coast_seconds) for person in near])
@@ -144,11 +144,6 @@ def _follow(
         _use(free, frame, rows[:, i], joints[i])
         found.append(result)
     return found, free
-
-
-def _is_next(person: Person, index: int) -> bool:
-    """Whether the person was found in the frame before (or after), however far apart frames are in time."""
-    return index - 1 in person.found or index + 1 in person.found
 
 
 def _impossible_torso(centres: np.ndarray, config: CentreConfig) -> bool:
@@ -325,12 +320,8 @@ def _begin(people: list[Person], index: int, time: float, found: list[Found], co
                 np.linalg.norm(new.centres - old.predict_centres(old.time, settings.coast_seconds), axis=-1)
             )
             if away < reach:
-                cost[i, k] = away / reach + 5.0 * _bone_difference(new.joints, old.points)
-    taken: dict[int, Person] = {}
-    while np.isfinite(cost).any():
-        i, k = np.unravel_index(np.argmin(cost), cost.shape)
-        taken[int(i)] = lost[k]
-        cost[i], cost[:, k] = np.inf, np.inf
+                cost[i, k] = away / reach + 5.0 * bone_difference(new.joints, old.points)
+    taken = {i: lost[k] for i, k in cheapest_pairs(cost)}
     for i, new in enumerate(found):
         if i in taken:
             taken[i].velocity[:] = 0.0
@@ -340,10 +331,3 @@ def _begin(people: list[Person], index: int, time: float, found: list[Found], co
             person = Person(points=np.full((17, 3), np.nan), seen=np.full(17, -np.inf), time=time)
             people.append(person)
         person.take(index, time, new)
-
-
-def _bone_difference(a: np.ndarray, b: np.ndarray) -> float:
-    """Median difference of the bone lengths known in both, metres; 0 where none is."""
-    lengths = [np.linalg.norm(x[_LIMBS[:, 0]] - x[_LIMBS[:, 1]], axis=-1) for x in (a, b)]
-    difference = np.abs(lengths[0] - lengths[1])
-    return float(np.nanmedian(difference)) if np.isfinite(difference).any() else 0.0

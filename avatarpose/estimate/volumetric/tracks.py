@@ -103,14 +103,6 @@ class Person(Track):
         self.found[index] = found
         self.update(index, time, found.joints, found.rows)
 
-    def rewind(self, times: Float[np.ndarray, " frames"]) -> None:
-        """Prepares for going backward in time: as at the last frame."""
-        last = max(self.found)
-        known = np.isfinite(self.found[last].joints[:, 0])
-        self.points = np.where(known[:, None], self.found[last].joints, self.points)
-        self.seen = np.where(known, times[last], self.seen)
-        self.time = times[last]
-
 
 def settle_centres(
     people: list[Person],
