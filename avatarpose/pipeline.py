@@ -8,9 +8,7 @@ Then, where they apply, `metrics.json` (a sequence with truth) and `overview.png
 from __future__ import annotations
 
 import shutil
-import time
 from collections.abc import Callable
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from importlib.resources import as_file, files
@@ -19,20 +17,19 @@ from pathlib import Path
 import numpy as np
 import torch
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
 from avatarpose.body import BodyModel, load_body
 from avatarpose.errors import InputError
 from avatarpose.estimate import METHODS, VolumetricConfig, estimate
 from avatarpose.evaluate import decompose, evaluate_sequence, print_metrics
+from avatarpose.progress import progress_bar
 from avatarpose.register import RegisterSettings, register
 from avatarpose.results import Bodies, Joints3D
 from avatarpose.runlog import RunLog
 from avatarpose.sequence import Sequence, parse_frames
 
 STAGES = ("estimate", "register", "refine")
-SECONDS_BETWEEN_LINES = 30
 OUTPUTS = {"estimate": "joints3d.npz", "register": "initial.npz", "refine": "refined.npz"}
 
 
@@ -142,12 +139,12 @@ class Pipeline:
         config = method.config()
         if isinstance(config, VolumetricConfig):
             config = replace(config, weights=self.settings.weights, device=str(self.device))
-        with self._progress("estimate") as progress:
+        with progress_bar(self.console, "estimate") as progress:
             return estimate(self.sequence, config, progress)
 
     def _register(self) -> Bodies:
         joints = self.stage("estimate")
-        with self._progress("register") as progress:
+        with progress_bar(self.console, "register") as progress:
             return register(self.sequence, joints, self.body, RegisterSettings(), progress)
 
     def _refine(self) -> Bodies:
@@ -165,7 +162,7 @@ class Pipeline:
             config = config.scaled(self.settings.effort)
         initial = self.stage("register")
         memory = int(self.settings.memory * 1e9)
-        with self._progress("refine") as progress:
+        with progress_bar(self.console, "refine") as progress:
             return refine(self.sequence, initial, self.body, config, progress, self.device, memory)
 
     def evaluate(self) -> dict[str, dict[str, float | None]] | None:
@@ -193,35 +190,6 @@ class Pipeline:
             drawn = rendered_views(self.sequence, after, self.body, views, str(self.device))
         overview(self.sequence, before, after, drawn, path)
         return path
-
-    @contextmanager
-    def _progress(self, stage: str):
-        """A progress bar with the time left, as a function (done, total, text, losses).
-
-        Where the output is no terminal, a line every half minute instead.
-        """
-        columns = (
-            TextColumn("{task.description:<24}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
-            TextColumn("left"), TimeRemainingColumn(), TextColumn("{task.fields[note]}"),
-        )  # fmt: skip
-        terminal = self.console.is_terminal
-        start = said = time.monotonic()
-        with Progress(*columns, console=self.console, transient=True, disable=not terminal) as bar:
-            task = bar.add_task(stage, total=None, note="")
-
-            def update(done: int, total: int, text: str = "", losses: dict[str, float] | None = None) -> None:
-                nonlocal said
-                now = time.monotonic()
-                if not terminal and now - said < SECONDS_BETWEEN_LINES:
-                    return
-                note = "  ".join(f"{key} {value:.4f}" for key, value in (losses or {}).items())
-                if terminal:
-                    bar.update(task, completed=done, total=total, description=f"{stage} {text}".strip(), note=note)
-                    return
-                said, left = now, (now - start) / max(done, 1) * (total - done)
-                self.console.print(f"{stage} {text} {done}/{total}, {left:.0f} s left  {note}", highlight=False)
-
-            yield update
 
 
 def _span(frames: np.ndarray) -> str:
