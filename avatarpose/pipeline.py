@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from importlib.resources import as_file, files
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -28,6 +29,9 @@ from avatarpose.register import RegisterSettings, register
 from avatarpose.results import Bodies, Joints3D
 from avatarpose.runlog import RunLog
 from avatarpose.sequence import Sequence, parse_frames
+
+if TYPE_CHECKING:
+    from optimize.config import RefineConfig
 
 STAGES = ("estimate", "register", "refine")
 OUTPUTS = {"estimate": "joints3d.npz", "register": "initial.npz", "refine": "refined.npz"}
@@ -149,8 +153,16 @@ class Pipeline:
 
     def _refine(self) -> Bodies:
         # The rooms above the core are imported by the stages that need them, so that the others start at once.
-        from optimize.config import ablation, preset
         from optimize.refine import refine
+
+        initial = self.stage("register")
+        memory = int(self.settings.memory * 1e9)
+        with progress_bar(self.console, "refine") as progress:
+            return refine(self.sequence, initial, self.body, self.refine_config(), progress, self.device, memory)
+
+    def refine_config(self) -> RefineConfig:
+        """The schedule of the refinement that the settings ask for."""
+        from optimize.config import ablation, preset
 
         name = self.settings.preset
         if name == "auto":
@@ -158,12 +170,7 @@ class Pipeline:
         config = replace(preset(name), seed=self.settings.seed, ablation=ablation(self.settings.ablate))
         if self.settings.pose_param != "preset":
             config = replace(config, pose_param=self.settings.pose_param)
-        if self.settings.effort != 1.0:
-            config = config.scaled(self.settings.effort)
-        initial = self.stage("register")
-        memory = int(self.settings.memory * 1e9)
-        with progress_bar(self.console, "refine") as progress:
-            return refine(self.sequence, initial, self.body, config, progress, self.device, memory)
+        return config if self.settings.effort == 1.0 else config.scaled(self.settings.effort)
 
     def evaluate(self) -> dict[str, dict[str, float | None]] | None:
         """Writes metrics.json and returns it; None where the sequence has no truth."""

@@ -23,6 +23,8 @@ from optimize.perceptual import load_lpips
 from optimize.pixels import PixelSource, Pool
 from optimize.poses import PoseParameters
 from optimize.stages import Evidence, Problem, groups_of_parameters, step
+from optimize.uncertainty import FILE as UNCERTAINTY_FILE
+from optimize.uncertainty import Uncertainty, joint_uncertainty
 
 POOL_LIMIT = 12_000_000
 """Pixels held in memory at most, over all images of a segment (about 60 bytes each)."""
@@ -41,7 +43,7 @@ def refine(
 ) -> Bodies:
     """Alternate avatar and pose stages; resumes from `results/checkpoint` when it belongs to the same run.
 
-    Writes `results/avatars/<person>.safetensors` and `results/cameras_refined.json` on the way.
+    Writes `avatars/<person>.safetensors`, `cameras_refined.json` and `uncertainty.npz` of the results on the way.
 
     Args:
         sequence: capture with images and masks.
@@ -73,6 +75,7 @@ def refine(
 
     run_stages(problem, config, progress, clock, optimiser_state, save)
     write_avatars(problem, sequence, bodies)
+    write_uncertainty(problem, sequence, bodies, progress)
     return refined_bodies(problem, bodies)
 
 
@@ -291,6 +294,19 @@ def write_avatars(problem: Problem, sequence: Sequence, bodies: Bodies) -> None:
             for c, name in enumerate(sequence.cameras.names)
         },
     )
+
+
+@torch.no_grad()
+def write_uncertainty(problem: Problem, sequence: Sequence, bodies: Bodies, progress: Progress | None = None) -> None:
+    """Standard deviations of all joints, `results/uncertainty.npz`."""
+
+    def say(done: int, total: int) -> None:
+        if progress is not None:
+            progress(done, total, "uncertainty", {})
+
+    joints, keypoints = joint_uncertainty(problem, problem.poses(), progress=say)
+    found = Uncertainty(list(bodies.people), bodies.frames, joints.cpu().numpy(), keypoints.cpu().numpy())
+    found.save(sequence.results / UNCERTAINTY_FILE)
 
 
 def _span(frames) -> str:
