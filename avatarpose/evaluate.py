@@ -439,7 +439,7 @@ def shelf_pcp(
     return {name: 100 * float(np.mean([np.nanmean(right[p]) for p in annotated])) for name, right in groups.items()}
 
 
-_HEADINGS = {
+HEADINGS = {
     "mpjpe_mm": "MPJPE mm",
     "pampjpe_mm": "PA-MPJPE mm",
     "worst_tenth_mm": "worst tenth mm",
@@ -460,8 +460,8 @@ def metrics_table(
     Figures that no row has, as AP where not everybody has truth, get no column.
     """
     table = Table("", title=title)
-    shown = [key for key in _HEADINGS if any(figures[key] is not None for figures in rows.values())]
-    headings = [_HEADINGS[key] for key in shown] + (["constant mm", "rest mm"] if parts is not None else [])
+    shown = [key for key in HEADINGS if any(figures[key] is not None for figures in rows.values())]
+    headings = [HEADINGS[key] for key in shown] + (["constant mm", "rest mm"] if parts is not None else [])
     for heading in headings:
         table.add_column(heading, justify="right")
     for row, figures in rows.items():

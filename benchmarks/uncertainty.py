@@ -16,15 +16,14 @@ import json
 from dataclasses import fields
 from pathlib import Path
 
-import cv2
 import numpy as np
 from jaxtyping import Float
+from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
 from scipy.stats import norm, spearmanr
 
 from avatarpose.evaluate import load_truth, match_people
-from avatarpose.io import write_image
 from avatarpose.pipeline import Pipeline, Settings
 from avatarpose.results import Bodies
 from avatarpose.skeletons import COCO17
@@ -34,7 +33,6 @@ from optimize.uncertainty import FILE, Uncertainty, UncertaintyConfig
 LIMBS = slice(COCO17.joints.index("left_shoulder"), 17)
 BLOCK, DRAWS = 4, 2000  # frames; errors of neighbouring frames are alike
 ONE, TWO = norm.cdf(1) - norm.cdf(-1), norm.cdf(2) - norm.cdf(-2)
-COLOURS = ((200, 60, 40), (40, 90, 200), (30, 150, 60), (160, 60, 180))
 
 
 def finished(folder: Path) -> tuple[Float[np.ndarray, "people frames 12 3"], Float[np.ndarray, "people frames 12 3"]]:
@@ -80,32 +78,18 @@ def best_factor(z: np.ndarray) -> float:
     return float(np.sqrt(np.quantile(z, ONE) * np.quantile(z, TWO) / 2))
 
 
-def plot(runs: dict[str, np.ndarray], path: Path, size: int = 480) -> None:
-    """Share of errors within k standard deviations against a Gaussian's, one curve a run, on white."""
-    margin, picture = 60, np.full((size, size, 3), 255, np.uint8)
-    span = size - 2 * margin
-
-    def at(x: float, y: float) -> tuple[int, int]:
-        return round(margin + span * x), round(size - margin - span * y)
-
-    def write(text: str, place: tuple[int, int], colour: tuple[int, int, int] = (0, 0, 0)) -> None:
-        cv2.putText(picture, text, place, cv2.FONT_HERSHEY_SIMPLEX, 0.45, colour, 1, cv2.LINE_AA)
-
-    cv2.rectangle(picture, at(0, 0), at(1, 1), (0, 0, 0), 1)
-    cv2.line(picture, at(0, 0), at(1, 1), (160, 160, 160), 1, cv2.LINE_AA)
-    for tick in (0.0, 0.25, 0.5, 0.75, 1.0):
-        for place, text in ((at(tick, 0), (-14, 22)), (at(0, tick), (-50, 5))):
-            write(f"{100 * tick:.0f}", (place[0] + text[0], place[1] + text[1]))
-    write("expected, percent", (size // 2 - 70, size - 12))
-    write("found, percent", (8, 30))
-    for i, (name, z) in enumerate(runs.items()):
-        colour, values = COLOURS[i % len(COLOURS)], np.abs(z[np.isfinite(z)])
-        expected = np.linspace(0, 0.995, 100)
-        found = [(values < norm.ppf((1 + share) / 2)).mean() for share in expected]
-        line = np.array([at(x, y) for x, y in zip(expected, found, strict=True)])
-        cv2.polylines(picture, [line], False, colour, 2, cv2.LINE_AA)
-        write(name, (margin + 14, margin + 24 + 20 * i), colour)
-    write_image(path, picture)
+def plot(runs: dict[str, np.ndarray], path: Path) -> None:
+    """Share of errors within k standard deviations against a Gaussian's, one curve a run."""
+    figure = Figure(figsize=(4.5, 4.5), layout="constrained")
+    axes = figure.add_subplot()
+    axes.plot([0, 100], [0, 100], color="grey", linewidth=1)
+    expected = np.linspace(0, 0.995, 200)
+    for name, z in runs.items():
+        values = np.abs(z[np.isfinite(z)])
+        axes.plot(100 * expected, [100 * (values < norm.ppf((1 + share) / 2)).mean() for share in expected], label=name)
+    axes.set(xlabel="expected within, %", ylabel="found within, %", xlim=(0, 100), ylim=(0, 100))
+    axes.legend()
+    figure.savefig(path)
 
 
 def main() -> None:

@@ -1,0 +1,1 @@
+"""Sequences times methods times seeds, run and set beside each other: `avatarpose benchmark`."""
