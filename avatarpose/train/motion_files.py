@@ -29,7 +29,7 @@ _LEG = (0.4, 1.6)
 # SMPL's angles below the hands: the root and 21 joints. SMPL-H and SMPL-X go on with fingers where SMPL has hands.
 _BODY_ANGLES = 66
 # SMPL's pelvis in its rest space, metres; AMASS adds `trans` to it. Its subjects differ by a centimetre or two.
-_SMPL_PELVIS = np.array([-0.002, -0.23, 0.028], dtype=np.float32)
+SMPL_PELVIS = np.array([-0.002, -0.23, 0.028], dtype=np.float32)
 
 
 @dataclass(frozen=True)
@@ -145,4 +145,4 @@ def _angle_clip(path: Path, name: str, arrays: dict[str, np.ndarray]) -> AngleCl
         raise InputError("no frame rate", file=path, expected=" or ".join(_RATES), found=fps if rates else "neither")
     body = np.zeros((len(poses), 72), dtype=np.float32)
     body[:, :_BODY_ANGLES] = poses[:, :_BODY_ANGLES]
-    return AngleClip(name, fps, body, trans.astype(np.float32) + _SMPL_PELVIS)
+    return AngleClip(name, fps, body, trans.astype(np.float32) + SMPL_PELVIS)
