@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from scipy.optimize import linear_sum_assignment
 
 from avatarpose.errors import InputError
@@ -46,6 +47,13 @@ def read_keypoints(
     return rows.astype(np.float32)
 
 
+def read_searched(path: Path) -> Bool[np.ndarray, " frames"] | None:
+    """Which images people were looked for in, of a file that `avatarpose detect` made; None of any other file."""
+    with contextlib.suppress(InputError):
+        return read_npz(path, ("searched",))["searched"].astype(bool).reshape(-1)
+    return None
+
+
 def interpolate_detections(
     rows: Float[np.ndarray, "own_frames detections 17 3"], times: Float[np.ndarray, " frames"]
 ) -> Float[np.ndarray, "frames detections 17 3"]:
@@ -69,13 +77,16 @@ def interpolate_detections(
         weight = abs(time - near)
         if weight < 1e-6 or not 0 <= far < len(rows):
             continue
-        for a, b in _pair_detections(rows[near, ..., :2], rows[far, ..., :2]):
+        for a, b in pair_detections(rows[near, ..., :2], rows[far, ..., :2]):
             mixed = (1 - weight) * rows[near, a] + weight * rows[far, b]
             result[i, a] = np.where(np.isnan(mixed), rows[near, a], mixed)
     return result
 
 
-def _pair_detections(first: np.ndarray, second: np.ndarray) -> list[tuple[int, int]]:
+def pair_detections(
+    first: Float[np.ndarray, "first 17 2"], second: Float[np.ndarray, "second 17 2"]
+) -> list[tuple[int, int]]:
+    """Rows of two frames that show the same person, by the least mean distance of their common joints, pixels."""
     distance = np.linalg.norm(first[:, None] - second[None], axis=-1)
     common = np.isfinite(distance)
     count = common.sum(-1)

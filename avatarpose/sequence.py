@@ -25,7 +25,7 @@ from jaxtyping import Float, UInt8
 from avatarpose.cameras import Cameras
 from avatarpose.errors import InputError
 from avatarpose.io import read_image, read_json
-from avatarpose.keypoints2d import interpolate_detections, read_keypoints
+from avatarpose.keypoints2d import interpolate_detections, read_keypoints, read_searched
 from avatarpose.video import VideoReader
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
@@ -33,7 +33,8 @@ VIDEO_SUFFIXES = (".mp4", ".mov", ".avi", ".mkv", ".webm", ".m4v")
 BACKGROUND, UNKNOWN, FOREGROUND = 0, 128, 255
 
 _AXES = {"x": (1.0, 0.0, 0.0), "y": (0.0, 1.0, 0.0), "z": (0.0, 0.0, 1.0)}
-_UP_VECTORS = _AXES | {f"-{name}": tuple(-value for value in axis) for name, axis in _AXES.items()}
+UP_VECTORS = _AXES | {f"-{name}": tuple(-value for value in axis) for name, axis in _AXES.items()}
+"""Unit vectors of the axes that `up` can name."""
 
 
 def parse_frames(text: str) -> slice:
@@ -144,7 +145,7 @@ class Sequence:
     @property
     def up_vector(self) -> Float[np.ndarray, " 3"]:
         """Unit vector pointing up, world."""
-        return np.array(_UP_VECTORS[self.up])
+        return np.array(UP_VECTORS[self.up])
 
     @property
     def has_images(self) -> bool:
@@ -158,8 +159,8 @@ class Sequence:
 
     @property
     def has_keypoints(self) -> bool:
-        """Whether every chosen camera has a file of 2D keypoints now."""
-        return all(self.keypoints_path(c).is_file() for c in range(len(self.cameras)))
+        """Whether every chosen camera has a file of 2D keypoints now, in which every chosen frame was searched."""
+        return all(self._first_unsearched(c) is None for c in range(len(self.cameras)))
 
     def own_time(self, c: int) -> Float[np.ndarray, " frames"]:
         """The chosen frames on the clock of camera c, in that camera's frames; fractional where it says so."""
@@ -168,6 +169,10 @@ class Sequence:
     def own_frame(self, c: int, f: int) -> int:
         """Number of the image of camera c that is nearest to frame f."""
         return int(np.floor(self._to_own(c, self.frames[f]) + 0.5))
+
+    def own_count(self, c: int) -> int:
+        """How many images camera c has on its own clock; they are numbered from 0. One row of keypoints each."""
+        return len(self._sources[c]) if self._has_own_clock(c) and self._sources else self._total
 
     def image_path(self, c: int, f: int) -> Path | None:
         """The image file of camera c for frame f; None if the camera has a video or nothing."""
@@ -199,15 +204,27 @@ class Sequence:
         self, c: int, f: int, passed: Callable[[int, UInt8[np.ndarray, "height width 3"]], None] | None
     ) -> UInt8[np.ndarray, "height width 3"]:
         """As `image`; `passed` gets number (own clock) and image of each frame that a video is decoded through."""
+        return self.own_image(c, self.own_frame(c, f), passed)
+
+    def own_image(
+        self, c: int, number: int, passed: Callable[[int, UInt8[np.ndarray, "height width 3"]], None] | None = None
+    ) -> UInt8[np.ndarray, "height width 3"]:
+        """As `image_and_passed`, by number on the camera's own clock.
+
+        Raises:
+            InputError: as `image`, or the camera has no image of this number.
+        """
         if not self._sources:
             raise InputError("no images", file=self.folder, expected="a folder images/ or videos/")
         source = self._sources[c]
         if isinstance(source, VideoReader):
-            image, path = source.read(self.own_frame(c, f), passed), source.path
+            image, path = source.read(number, passed), source.path
+        elif number not in source:
+            raise InputError("no such image", file=self._source_path(c), camera=self.cameras.names[c], frame=number)
         else:
-            path = source[self.own_frame(c, f)]
+            path = source[number]
             image = read_image(path)
-        self._check_size(image, c, f, path, "image")
+        self._check_size(image, c, number, path, "image")
         return image
 
     def mask(self, c: int, f: int, person: str | None = None) -> UInt8[np.ndarray, "height width"] | None:
@@ -225,7 +242,7 @@ class Sequence:
         if not path.is_file():
             return None
         mask = normalise_mask(read_image(path, grey=True))
-        self._check_size(mask, c, f, path, "mask")
+        self._check_size(mask, c, int(self.frames[f]), path, "mask")
         return mask
 
     def person_masks(self, c: int, f: int) -> dict[str, UInt8[np.ndarray, "height width"]]:
@@ -356,10 +373,10 @@ class Sequence:
         source = self._sources[c]
         return source.path if isinstance(source, VideoReader) else self.folder / "images" / self.cameras.names[c]
 
-    def _check_size(self, image: np.ndarray, c: int, f: int, path: Path, kind: str) -> None:
+    def _check_size(self, image: np.ndarray, c: int, frame: int, path: Path, kind: str) -> None:
         size, calibrated = image.shape[1::-1], (int(self.cameras.width[c]), int(self.cameras.height[c]))
         if size != calibrated:
-            self._raise_size(size, calibrated, c, int(self.frames[f]), path, kind)
+            self._raise_size(size, calibrated, c, frame, path, kind)
 
     def _raise_size(
         self, size: tuple[int, int], calibrated: tuple[int, int], c: int, frame: int, path: Path, kind: str
@@ -370,10 +387,31 @@ class Sequence:
             hint='If it was cut out of the calibrated image, add "crop": [left, top] to the camera',
         )  # fmt: skip
 
+    def own_neighbours(self, c: int) -> list[int]:
+        """The images of camera c, on its own clock, that its keypoints in the chosen frames come from."""
+        times = self.own_time(c)
+        numbers = np.unique(np.concatenate((np.floor(times + 1e-6), np.ceil(times - 1e-6))).astype(int))
+        return [int(number) for number in numbers if 0 <= number < self.own_count(c)]
+
+    def _first_unsearched(self, c: int) -> int | None:
+        """The first image without keypoints because nobody looked: file absent, or begun by `detect`; None if none."""
+        path, needed = self.keypoints_path(c), self.own_neighbours(c)
+        if not path.is_file():
+            return needed[0] if needed else 0
+        searched = read_searched(path)
+        missing = [n for n in needed if searched is not None and not (n < len(searched) and searched[n])]
+        return missing[0] if missing else None
+
     def _read_keypoints(self, c: int) -> Float[np.ndarray, "frames detections 17 3"]:
         own_clock = self._has_own_clock(c)
         count = len(self._sources[c]) if own_clock and self._sources else None if own_clock else self._total
         rows = read_keypoints(self.keypoints_path(c), self.cameras.names[c], count)
+        unsearched = self._first_unsearched(c)
+        if unsearched is not None:
+            raise InputError(
+                "nobody was looked for in this image", file=self.keypoints_path(c), camera=self.cameras.names[c],
+                frame=unsearched, hint="`avatarpose detect` with the same --frames searches what is missing",
+            )  # fmt: skip
         return interpolate_detections(rows, self.own_time(c)) if own_clock else rows[self.frames]
 
 
@@ -389,7 +427,7 @@ def _read_header(path: Path) -> dict[str, Any]:
         ("fps", number(header["fps"]), "a number above 0"),
         ("frames", number(header["frames"]) and header["frames"] % 1 == 0, "a whole number above 0"),
         ("unit", header["unit"] == "m", '"m" (metres)'),
-        ("up", header["up"] in tuple(_UP_VECTORS), " or ".join(_UP_VECTORS)),
+        ("up", header["up"] in tuple(UP_VECTORS), " or ".join(UP_VECTORS)),
         ("people", people is None or (number(people) and people % 1 == 0), "a whole number above 0, or null"),
     )
     for key, good, expected in checks:
