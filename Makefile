@@ -6,12 +6,17 @@ BIN := $(VENV)/bin
 TORCH ?= torch==2.13.0
 TORCH_CPU_INDEX ?= https://download.pytorch.org/whl/cpu
 DEMO ?= demo_output
+# They ask for other versions of numpy, protobuf or OpenCV than are here, or for a CUDA build of torch.
+WITHOUT_DEPENDENCIES := mediapipe==0.10.21 rtmlib segment-anything
+PROGRAMS := chromium xvfb-run xdotool node npm
+SYSTEM_PACKAGES := chromium xvfb xdotool nodejs npm libgl1 libegl1 libvulkan1 mesa-vulkan-drivers libusb-1.0-0 libidn2-0 libx11-6
 export OMP_WAIT_POLICY ?= PASSIVE
-.PHONY: help venv prerequisites demo test lint clean
+.PHONY: help venv prerequisites demo test test-extras lint clean
 
 help:
 	@echo "make demo         run the main job on the embedded capture, print errors before and after refinement"
 	@echo "make test         run the tests"
+	@echo "make test-extras  the tests that need more: Open3D, Chromium, detectors, export formats (several GB)"
 	@echo "make lint         check the style"
 	@echo "make venv         only create the environment in $(VENV)"
 
@@ -38,7 +43,13 @@ $(VENV)/.installed: pyproject.toml
 
 # What some tests compare against, and what makes the assets.
 $(VENV)/.extras: $(VENV)/.installed
-	$(BIN)/pip install -q -e ".[dev,oracle,bake,capture]"
+	$(BIN)/pip install -q -e ".[dev,oracle,bake]"
+	@touch $@
+
+# What viewers, detectors, segmenters and exporters use.
+$(VENV)/.all: $(VENV)/.extras
+	$(BIN)/pip install -q -e ".[viewer,web,export,rtm,mediapipe,extras-tests]"
+	$(BIN)/pip install -q --no-deps $(WITHOUT_DEPENDENCIES)
 	@touch $@
 
 demo: venv
@@ -46,6 +57,11 @@ demo: venv
 
 test: $(VENV)/.extras
 	$(BIN)/python -m pytest -q $(PYTEST_ARGS)
+
+test-extras: $(VENV)/.all
+	@missing=""; for program in $(PROGRAMS); do command -v $$program >/dev/null || missing="$$missing $$program"; done; \
+	if [ -n "$$missing" ]; then echo "missing:$$missing. On Debian and Ubuntu: sudo apt-get install -y $(SYSTEM_PACKAGES)" >&2; exit 2; fi
+	$(BIN)/python -m pytest -q tests/extras $(PYTEST_ARGS)
 
 lint: venv
 	$(BIN)/ruff check .

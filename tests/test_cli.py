@@ -18,7 +18,10 @@ from avatarpose.cli import main
 from avatarpose.results import Bodies
 
 CAPTURE = Path(str(files("assets"))) / "embrace"
-COMMANDS = ("demo", "run", "estimate", "register", "refine", "evaluate", "doctor")
+COMMANDS = (
+    "demo", "run", "import", "check", "detect", "segment", "estimate", "register", "refine", "evaluate", "report", "view",
+    "render", "export", "benchmark", "train", "doctor",
+)  # fmt: skip
 
 
 @pytest.fixture()
