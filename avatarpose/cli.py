@@ -12,19 +12,37 @@ from typing import Annotated
 
 import tyro
 
+from avatarpose.commands.benchmark import Benchmark
+from avatarpose.commands.checking import Check
+from avatarpose.commands.detecting import Detect
 from avatarpose.commands.doctor import Doctor
+from avatarpose.commands.exporting import Export
+from avatarpose.commands.importing import Import
+from avatarpose.commands.rendering import Render
+from avatarpose.commands.reporting import Report
+from avatarpose.commands.segmenting import Segment
 from avatarpose.commands.stages import Demo, Estimate, Evaluate, Refine, Register, Run
 from avatarpose.commands.train import Train
+from avatarpose.commands.viewing import View
 from avatarpose.errors import InputError
 
 Command = (
     Annotated[Demo, tyro.conf.subcommand("demo")]
     | Annotated[Run, tyro.conf.subcommand("run")]
+    | Annotated[Import, tyro.conf.subcommand("import")]
+    | Annotated[Detect, tyro.conf.subcommand("detect")]
+    | Annotated[Check, tyro.conf.subcommand("check")]
+    | Annotated[Segment, tyro.conf.subcommand("segment")]
     | Annotated[Estimate, tyro.conf.subcommand("estimate")]
     | Annotated[Register, tyro.conf.subcommand("register")]
     | Annotated[Refine, tyro.conf.subcommand("refine")]
     | Annotated[Evaluate, tyro.conf.subcommand("evaluate")]
+    | Annotated[Report, tyro.conf.subcommand("report")]
+    | Annotated[Benchmark, tyro.conf.subcommand("benchmark")]
+    | Annotated[View, tyro.conf.subcommand("view")]
+    | Annotated[Render, tyro.conf.subcommand("render")]
     | Annotated[Train, tyro.conf.subcommand("train")]
+    | Annotated[Export, tyro.conf.subcommand("export")]
     | Annotated[Doctor, tyro.conf.subcommand("doctor")]
 )
 

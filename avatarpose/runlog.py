@@ -12,13 +12,14 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 from avatarpose import __version__
 from avatarpose.errors import InputError
 from avatarpose.io import read_json, write_json
+
+if TYPE_CHECKING:  # `avatarpose doctor` tells the versions without the seconds that importing torch takes
+    import torch
 
 PACKAGES = ("torch", "numpy", "scipy", "opencv-python-headless", "warp-lang", "safetensors", "roma")
 
@@ -36,6 +37,8 @@ def package_versions() -> dict[str, str]:
 
 def describe_device(device: torch.device) -> dict[str, Any]:
     """The device in words, with the processor's cores and torch's threads."""
+    import torch
+
     named = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
     return {"device": device.type, "name": named, "cores": os.cpu_count(), "threads": torch.get_num_threads()}
 
@@ -43,6 +46,8 @@ def describe_device(device: torch.device) -> dict[str, Any]:
 def _restart_peak(device: torch.device) -> None:
     """Makes the kernel count this process's peak memory anew, where it can (Linux)."""
     if device.type == "cuda":
+        import torch
+
         torch.cuda.reset_peak_memory_stats(device)
     try:
         Path("/proc/self/clear_refs").write_text("5")
@@ -92,6 +97,8 @@ class RunLog:
             **notes,
         }
         if self.device.type == "cuda":
+            import torch
+
             entry["peak_device_memory_mb"] = round(torch.cuda.max_memory_allocated(self.device) / 2**20)
         self.data["stages"][name] = entry
         write_json(self.path, self.data)
