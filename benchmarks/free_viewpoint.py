@@ -5,7 +5,7 @@ Quality: the people are refined without one camera (`avatarpose run SEQ --leave-
 sides. Both stand before the rendering's background, white: the truth's own background goes by its mask, so a mask that
 errs counts as an error of the rendering. What the mask calls unknown is left out of the comparison.
 
-    PSNR   10 log10(1 / mean squared error) over the box, RGB from 0 to 1
+    PSNR   10 log10(1 / mean squared error) over the box, RGB from 0 to 1; `inside`: over the mask's foreground alone
     SSIM   Wang et al., "Image quality assessment", 2004: Gaussian window of 1.5 pixels, constants 0.01 and 0.03, mean
            over the box and the three channels
     LPIPS  Zhang et al. 2018, VGG features, where the package and its weights are there
@@ -59,7 +59,7 @@ class Options:
     """Folder for pictures (truth, rendering) and the figures as figures.json."""
 
 
-def psnr(a: Float[np.ndarray, "h w 3"], b: Float[np.ndarray, "h w 3"]) -> float:
+def psnr(a: Float[np.ndarray, "*size 3"], b: Float[np.ndarray, "*size 3"]) -> float:
     """Peak signal-to-noise ratio in dB of pictures from 0 to 1."""
     return float(-10 * np.log10(max(np.mean((np.float64(a) - b) ** 2), 1e-12)))
 
@@ -108,14 +108,16 @@ def quality(
     if camera not in sequence.cameras.names:
         raise InputError("no such camera", camera=camera, expected=", ".join(sequence.cameras.names), found=camera)
     c, lpips = sequence.cameras.names.index(camera), _lpips()
-    figures: dict[str, list[float]] = {"psnr": [], "ssim": [], **({"lpips": []} if lpips else {})}
+    figures: dict[str, list[float]] = {"psnr": [], "psnr_inside": [], "ssim": [], **({"lpips": []} if lpips else {})}
     for at, number in enumerate(numbers.tolist()):
         f = int(np.flatnonzero(sequence.frames == number)[0])
         mask = sequence.mask(c, f)
         if mask is None:
             raise InputError("no mask to compare within", file=sequence.mask_path(c, f), camera=camera, frame=number)
         rendered = renderer.picture(at, sequence.cameras[c]).over(WHITE)
-        pair = compared(rendered, sequence.image(c, f).astype(np.float32) / 255, mask)
+        truth = sequence.image(c, f).astype(np.float32) / 255
+        pair = compared(rendered, truth, mask)
+        figures["psnr_inside"].append(psnr(rendered[mask == FOREGROUND], truth[mask == FOREGROUND]))
         figures["psnr"].append(psnr(*pair))
         figures["ssim"].append(ssim(*pair))
         if lpips:

@@ -1,0 +1,1 @@
+"""Free-viewpoint video: refined people filmed by cameras that were never there."""
