@@ -2,7 +2,10 @@
 
     estimate -> results/joints3d.npz     register -> results/initial.npz     refine -> results/refined.npz, avatars/
 
-Then, where they apply, `metrics.json` (a sequence with truth) and `overview.png` (a sequence with images).
+Keypoints and masks that the sequence lacks are found first, with the default settings of `detect` and `segment`.
+
+Then, where they apply, `metrics.json` (a sequence with truth), `overview.png` (a sequence with images) and
+`report.html`.
 """
 
 from __future__ import annotations
@@ -21,6 +24,7 @@ from rich.console import Console
 from rich.table import Table
 
 from avatarpose.body import BodyModel, load_body
+from avatarpose.edits import Edits, applied_edits
 from avatarpose.errors import InputError
 from avatarpose.estimate import METHODS, VolumetricConfig, estimate
 from avatarpose.evaluate import decompose, evaluate_sequence, print_metrics
@@ -127,14 +131,58 @@ class Pipeline:
                     "the result there is of other frames", file=path, expected=_span(self.sequence.frames),
                     found=_span(found.frames), hint="Do it again with --redo, or move it away",
                 )  # fmt: skip
-            self.console.print(f"{name}: {path.name} is there, kept")
-            return self._done.setdefault(name, found)
+            if not self._edited_since(name):
+                self.console.print(f"{name}: {path.name} is there, kept")
+                return self._done.setdefault(name, found)
+            self.console.print(f"{name}: edits.json has changed, done again")
+        if name == "estimate":
+            self._detect_missing()
+        if name == "refine" and self.stage("register") and not self.refine_config().ablation.smpl_only:
+            self._segment_missing()  # after the registration, for bodies tell better where people are
         make: Callable[[], Joints3D | Bodies] = getattr(self, f"_{name}")
-        with self.log.stage(name):
+        with self.log.stage(name) as notes:
             made = make()
             made.save(path)
+            if name != "estimate" and self.edits:
+                notes["edits"] = self.edits.as_json()
         self.console.print(f"{name}: {self.log.seconds(name):.1f} s")
         return self._done.setdefault(name, made)
+
+    @cached_property
+    def edits(self) -> Edits:
+        """Fix-ups made by hand or in the viewer: edits.json."""
+        return Edits.load(self.sequence.folder)
+
+    def _edited_since(self, name: str) -> bool:
+        """Whether a result that was made here, not brought, contains other edits than there are now."""
+        if name == "estimate" or self.log.seconds(name) is None:
+            return False
+        return applied_edits(self.results, name) != self.edits
+
+    def _detect_missing(self) -> None:
+        """Finds the 2D keypoints that the sequence lacks, where it has images."""
+        if self.sequence.has_keypoints or not self.sequence.has_images:
+            return
+        from avatarpose.detect import DetectConfig, detect_sequence
+
+        with self.log.stage("detect") as notes, progress_bar(self.console, "detect") as progress:
+            report = detect_sequence(self.sequence, DetectConfig(device=self.settings.device), progress)
+            notes |= {"detector": report.detector, "images": report.images}
+        self.console.print(f"detect: by {report.detector}, {self.log.seconds('detect'):.1f} s")
+
+    def _segment_missing(self) -> None:
+        """Finds the masks that the sequence lacks, where it has images."""
+        if self.sequence.has_masks or not self.sequence.has_images:
+            return
+        from avatarpose.segment import SegmentConfig, segment_sequence
+
+        with self.log.stage("segment") as notes, progress_bar(self.console, "segment") as progress:
+            config = SegmentConfig(device=str(self.device))
+            report = segment_sequence(self.sequence, config, progress, self.settings.body)
+            notes |= {"method": report.method}
+        self.console.print(f"segment: {report.method}, {self.log.seconds('segment'):.1f} s")
+        for message in report.messages:
+            self.console.print(message, highlight=False)
 
     def _estimate(self) -> Joints3D:
         method = METHODS.get(self.settings.method)
@@ -148,17 +196,24 @@ class Pipeline:
 
     def _register(self) -> Bodies:
         joints = self.stage("estimate")
+        edits = self.edits.check(joints.people, self.sequence.folder)
         with progress_bar(self.console, "register") as progress:
-            return register(self.sequence, joints, self.body, RegisterSettings(), progress)
+            made = register(self.sequence, edits.edit_joints(joints), self.body, RegisterSettings(), progress)
+        return edits.bridge(made, self.body)
 
     def _refine(self) -> Bodies:
         # The rooms above the core are imported by the stages that need them, so that the others start at once.
         from optimize.refine import refine
 
         initial = self.stage("register")
+        edits = self.edits.check(initial.people, self.sequence.folder)
+        pending = applied_edits(self.results, "register").pending(edits)  # all of them where the bodies were brought
+        initial = pending.bridge(pending.apply_swaps(initial), self.body)
+        untrusted = edits.untrusted_mask(initial.people, initial.frames)
         memory = int(self.settings.memory * 1e9)
+        config = self.refine_config()
         with progress_bar(self.console, "refine") as progress:
-            return refine(self.sequence, initial, self.body, self.refine_config(), progress, self.device, memory)
+            return refine(self.sequence, initial, self.body, config, progress, self.device, memory, untrusted)
 
     def refine_config(self) -> RefineConfig:
         """The schedule of the refinement that the settings ask for."""
@@ -198,6 +253,12 @@ class Pipeline:
         overview(self.sequence, before, after, drawn, path)
         return path
 
+    def report(self) -> Path:
+        """Writes report.html. Raises InputError where there are no bodies."""
+        from viewer.report.page import write_report
+
+        return write_report(self.sequence, self.body)
+
 
 def _span(frames: np.ndarray) -> str:
     return f"{len(frames)} frames, {frames[0]} to {frames[-1]}" if len(frames) else "no frames"
@@ -231,7 +292,21 @@ def run(settings: Settings, stages: tuple[str, ...] = STAGES, redo_from: str | N
         print_metrics(metrics, decompose(pipeline.sequence, raw="estimate" in metrics), console=tables())
     if "refine" in stages:
         pipeline.console.print(f"overview: {pipeline.overview() or 'none, the sequence has no images'}")
+        pipeline.console.print(f"report: {pipeline.report()}")
     return pipeline
+
+
+def run_protocol(settings: list[Settings], name: str) -> None:
+    """Prints a paper's table of the results of some sequences and writes it beside the first one's.
+
+    Raises:
+        InputError: as `protocols.evaluate_protocol`.
+    """
+    from avatarpose.protocols import protocol_table, write_protocol
+
+    path, rows = write_protocol([one.open() for one in settings], name)
+    tables().print(protocol_table(rows, name))
+    Console(stderr=True).print(f"{name}'s table: {path}")
 
 
 def demo(out: Path, settings: Settings, redo: bool = False) -> Pipeline:

@@ -81,13 +81,22 @@ class PixelSource:
         images: images and masks of the capture, read ahead and within a limit of memory.
         people: names of the people, in the order of the poses.
         edge: pixels on either side of a mask's edge that carry no colour loss.
+        untrusted: (F,) frames of which every pixel is unknown, so that no loss looks there; None for no frame.
     """
 
-    def __init__(self, images: FrameCache, people: list[str], edge: int, device: torch.device) -> None:
+    def __init__(
+        self,
+        images: FrameCache,
+        people: list[str],
+        edge: int,
+        device: torch.device,
+        untrusted: Bool[np.ndarray, " frames"] | None = None,
+    ) -> None:
         self.images = images
         self.people = people
         self.edge = edge
         self.device = device
+        self.untrusted = untrusted
         self.centres = images.cameras.centres.to(torch.float32).to(device)
         self._cameras = images.cameras
 
@@ -109,6 +118,8 @@ class PixelSource:
         if not parts:
             return _empty_pool(patch * patch, self.device)
         merged = {key: torch.from_numpy(np.concatenate([part[key] for part in parts])) for key in parts[0]}
+        if self.untrusted is not None and self.untrusted[frame]:
+            merged["label"][:], merged["coloured"][:], merged["person"][:] = 2, False, -2
         groups = merged["camera"].shape[0]
         return Pool(**{k: v.to(self.device) for k, v in merged.items()}, weight=torch.ones(groups, device=self.device))
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from jaxtyping import Bool
 
 from avatarpose.body import BodyModel
 from avatarpose.errors import InputError
@@ -23,11 +24,14 @@ from optimize.perceptual import load_lpips
 from optimize.pixels import PixelSource, Pool
 from optimize.poses import PoseParameters
 from optimize.stages import Evidence, Problem, groups_of_parameters, step
+from optimize.trace import FILE as TRACE_FILE
+from optimize.trace import TraceWriter
 from optimize.uncertainty import FILE as UNCERTAINTY_FILE
-from optimize.uncertainty import Uncertainty, joint_uncertainty
+from optimize.uncertainty import Uncertainty, UncertaintyConfig, joint_uncertainty
 
 POOL_LIMIT = 12_000_000
 """Pixels held in memory at most, over all images of a segment (about 60 bytes each)."""
+UNCERTAINTY = UncertaintyConfig()
 Progress = Callable[[int, int, str, dict[str, float]], None]
 """Called with iterations done, iterations in all, the stage's name and the weighted loss terms."""
 
@@ -40,22 +44,28 @@ def refine(
     progress: Progress | None = None,
     device: torch.device | str = "cpu",
     memory_bytes: int = 2**30,
+    untrusted: Bool[np.ndarray, "people frames"] | None = None,
+    uncertainty: UncertaintyConfig | None = UNCERTAINTY,
 ) -> Bodies:
     """Alternate avatar and pose stages; resumes from `results/checkpoint` when it belongs to the same run.
 
-    Writes `avatars/<person>.safetensors`, `cameras_refined.json` and `uncertainty.npz` of the results on the way.
+    Writes `avatars/<person>.safetensors`, `cameras_refined.json`, `trace.npz` and `uncertainty.npz` of the results on
+    the way.
 
     Args:
         sequence: capture with images and masks.
         bodies: registered bodies of the sequence's frames.
         memory_bytes: limit on the images kept in memory.
+        untrusted: who is not to be believed in which frame (`avatarpose.edits`): no pixel of such a frame is looked at,
+            and no keypoint of that person there; the priors on motion carry them across.
+        uncertainty: how the joints' standard deviations are found; None leaves them out.
 
     Raises:
         InputError: images or masks are missing, or the bodies are of other frames.
     """
     device = torch.device(device)
     config = replace(config, stages=_stages_left(config))
-    problem = build_problem(sequence, bodies, body, config, device, memory_bytes)
+    problem = build_problem(sequence, bodies, body, config, device, memory_bytes, untrusted)
     run = fingerprint(
         config,
         [
@@ -63,6 +73,7 @@ def refine(
             bodies.poses.tobytes(),
             bodies.trans.tobytes(),
             ",".join(sequence.cameras.names).encode(),
+            b"" if untrusted is None or not untrusted.any() else untrusted.tobytes(),
         ],
     )
     modules = {"avatars": problem.avatars, "poses": problem.poses}
@@ -70,12 +81,17 @@ def refine(
     restored = load_checkpoint(folder, run, modules, device)
     clock, optimiser_state = restored if restored else (Clock(), None)
 
+    trace = TraceWriter(sequence.results / TRACE_FILE, run, bodies.frames, _iterations(config, clock))
+    trace.add(_iterations(config, clock), refined_bodies(problem, bodies).keypoints)
+
     def save(clock: Clock, optimiser: torch.optim.Optimizer | None) -> None:
         save_checkpoint(folder, run, clock, modules, optimiser)
+        trace.add(_iterations(config, clock), refined_bodies(problem, bodies).keypoints)
 
     run_stages(problem, config, progress, clock, optimiser_state, save)
     write_avatars(problem, sequence, bodies)
-    write_uncertainty(problem, sequence, bodies, progress)
+    if uncertainty is not None:
+        write_uncertainty(problem, sequence, bodies, uncertainty, progress)
     return refined_bodies(problem, bodies)
 
 
@@ -89,7 +105,7 @@ def run_stages(
 ) -> None:
     """Run the stages from `clock` on, in segments; `save` is called after each."""
     clock = clock or Clock()
-    done = sum(stage.iterations for stage in config.stages[: clock.stage]) + clock.iteration
+    done = _iterations(config, clock)
     for index in range(clock.stage, len(config.stages)):
         stage = config.stages[index]
         start = clock.iteration if index == clock.stage else 0
@@ -107,6 +123,11 @@ def run_stages(
                 save(Clock(index + 1, 0) if last else Clock(index, stop), None if last else optimiser)
 
 
+def _iterations(config: RefineConfig, clock: Clock) -> int:
+    """Iterations done when the clock stands there."""
+    return sum(stage.iterations for stage in config.stages[: clock.stage]) + clock.iteration
+
+
 def build_problem(
     sequence: Sequence,
     bodies: Bodies,
@@ -114,8 +135,9 @@ def build_problem(
     config: RefineConfig,
     device: torch.device,
     memory_bytes: int,
+    untrusted: Bool[np.ndarray, "people frames"] | None = None,
 ) -> Problem:
-    """Parameters, avatars and evidence at their start values."""
+    """Parameters, avatars and evidence at their start values; arguments as of `refine`."""
     if not config.ablation.smpl_only and not (sequence.has_images and sequence.has_masks):
         missing = "images" if not sequence.has_images else "masks"
         raise InputError(
@@ -145,6 +167,7 @@ def build_problem(
     frames = np.asarray(bodies.frames)
     consecutive = torch.as_tensor(np.diff(frames) == 1) if len(frames) > 1 else torch.zeros(0, dtype=torch.bool)
     triple = valid[:, :-2] & valid[:, 1:-1] & valid[:, 2:] & (consecutive[:-1] & consecutive[1:])[None]
+    untrusted = np.zeros(bodies.valid.shape, bool) if untrusted is None else untrusted
     evidence = None
     if config.pose.keypoints > 0 or config.ablation.smpl_only:
         joints = Joints3D(
@@ -152,10 +175,11 @@ def build_problem(
             bodies.frames,
             bodies.keypoints,
             np.ones(bodies.keypoints.shape[:3], np.float32),
-            bodies.valid,
+            bodies.valid & ~untrusted,  # who is not believed claims no detection
         )
         evidence = Evidence.from_association(sequence, associate(sequence, joints), device)
-    source = PixelSource(FrameCache(sequence, memory_bytes), list(bodies.people), config.edge_band, device)
+    images = FrameCache(sequence, memory_bytes)
+    source = PixelSource(images, list(bodies.people), config.edge_band, device, untrusted.any(axis=0))
     problem = Problem(
         body=body,
         cameras=sequence.cameras.to(dtype=torch.float32, device=device),
@@ -297,14 +321,16 @@ def write_avatars(problem: Problem, sequence: Sequence, bodies: Bodies) -> None:
 
 
 @torch.no_grad()
-def write_uncertainty(problem: Problem, sequence: Sequence, bodies: Bodies, progress: Progress | None = None) -> None:
+def write_uncertainty(
+    problem: Problem, sequence: Sequence, bodies: Bodies, config: UncertaintyConfig, progress: Progress | None = None
+) -> None:
     """Standard deviations of all joints, `results/uncertainty.npz`."""
 
     def say(done: int, total: int) -> None:
         if progress is not None:
             progress(done, total, "uncertainty", {})
 
-    joints, keypoints = joint_uncertainty(problem, problem.poses(), progress=say)
+    joints, keypoints = joint_uncertainty(problem, problem.poses(), config, say)
     found = Uncertainty(list(bodies.people), bodies.frames, joints.cpu().numpy(), keypoints.cpu().numpy())
     found.save(sequence.results / UNCERTAINTY_FILE)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from dataclasses import replace
+from functools import partial
 from importlib.resources import as_file, files
 from pathlib import Path
 
@@ -19,9 +20,11 @@ from avatarpose.results import Bodies
 from avatarpose.sequence import Sequence
 from optimize import refine as refinement
 from optimize.config import AvatarWeights, PoseWeights, RefineConfig, Stage, ablation, preset
-from optimize.refine import build_problem, refine, refined_bodies
+from optimize.refine import build_problem, refined_bodies
+from optimize.trace import Trace
 
 LEFT_ELBOW = 18
+refine = partial(refinement.refine, uncertainty=None)  # tests/test_uncertainty.py has that
 AVATAR_STAGES = (
     Stage("avatar", 120, blur=1.0, detail=0.0, surface_width=0.005),
     Stage("avatar", 180, blur=0.5, detail=0.5, surface_width=0.005),
@@ -178,6 +181,12 @@ def test_resume_after_a_kill_gives_the_same_numbers(capture, body, truth, tmp_pa
     np.testing.assert_array_equal(resumed.trans, whole.trans)
     np.testing.assert_array_equal(resumed.betas, whole.betas)
     assert not np.allclose(whole.poses, start.poses, atol=1e-5)
+    traces = [Trace.load(one.results / "trace.npz") for one in (sequence, interrupted)]
+    np.testing.assert_array_equal(traces[0].iterations, [0, 3, 6, 9, 12, 15, 18])
+    np.testing.assert_array_equal(traces[1].iterations, traces[0].iterations)
+    np.testing.assert_array_equal(traces[1].keypoints, traces[0].keypoints)
+    np.testing.assert_array_equal(traces[0].keypoints[-1], whole.keypoints)
+    assert (np.diff(traces[1].seconds) > 0).all()
 
 
 def test_other_settings_do_not_continue_a_checkpoint(capture, body, truth):
@@ -185,10 +194,15 @@ def test_other_settings_do_not_continue_a_checkpoint(capture, body, truth):
     sequence = Sequence.open(capture, frames=slice(0, 3))
     start = bodies_of(body, truth.betas, truth.poses[:, :3], truth.trans[:, :3], sequence.frames)
     seen: list[int] = []
-    refine(sequence, start, body, config, lambda done, *_: seen.append(done))
-    refine(sequence, start, body, replace(config, seed=7), lambda done, *_: seen.append(done))
+
+    def note(done: int, total: int, stage: str, terms: dict[str, float]) -> None:
+        if stage == "pose":
+            seen.append(done)
+
+    refine(sequence, start, body, config, note)
+    refine(sequence, start, body, replace(config, seed=7), note)
     assert seen == [1, 2, 1, 2]
-    refine(sequence, start, body, replace(config, seed=7), lambda done, *_: seen.append(done))
+    refine(sequence, start, body, replace(config, seed=7), note)
     assert seen == [1, 2, 1, 2], "a finished run has nothing left to do"
 
 

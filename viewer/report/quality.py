@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from jaxtyping import Float
 
-from avatarpose.body.contact import Surface, penetration
+from avatarpose.body.contact import penetration
 from avatarpose.body.silhouette import depth_map
 from avatarpose.sequence import FOREGROUND, UNKNOWN
 from avatarpose.skeletons import COCO17, LIMB_JOINTS, LIMBS
@@ -117,8 +117,7 @@ def _deviations(data: ViewerData) -> np.ndarray:
 
 
 def _contacts(data: ViewerData, kind: str, f: int, quality: Quality) -> None:
-    found = [data.surface(kind, person, f) for person in data.people]
-    surfaces = [None if one is None else Surface(one.vertices, one.normals) for one in found]
+    surfaces = [data.surface(kind, person, f) for person in data.people]
     present = [p for p, surface in enumerate(surfaces) if surface is not None]
     quality.depth[present, f] = quality.volume[present, f] = 0.0
     for i, a in enumerate(present):
