@@ -19,8 +19,8 @@ from avatarpose.results import Bodies
 
 CAPTURE = Path(str(files("assets"))) / "embrace"
 COMMANDS = (
-    "demo", "run", "import", "check", "detect", "segment", "estimate", "register", "refine", "evaluate", "report", "view",
-    "render", "export", "benchmark", "train", "doctor",
+    "demo", "run", "import", "check", "detect", "segment", "estimate", "register", "refine", "evaluate", "report",
+    "view", "render", "export", "benchmark", "train", "doctor",
 )  # fmt: skip
 
 
