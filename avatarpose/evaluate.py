@@ -408,6 +408,7 @@ def shelf_pcp(
     guesses: Float[np.ndarray, "guesses frames 17 3"],
     shelf15: Float[np.ndarray, "people frames 15 3"],
     up: Float[np.ndarray, "3"],
+    blend_head: bool = True,
 ) -> dict[str, float]:
     """PCP as in the tables of Shelf and Campus (Belagiannis et al. 2014, in the form of VoxelPose's script), percent.
 
@@ -418,12 +419,14 @@ def shelf_pcp(
         guesses: (Q, F, 17, 3) COCO-17, metres, NaN where unknown.
         shelf15: (P, F, 15, 3) truth in the same frames.
         up: unit vector, the world's up.
+        blend_head: take the head's ends from `shelf_head`, as for Shelf; else from the plain conversion, as for Campus.
 
     Returns:
         Per limb group and `average`, each the mean over the true people of their own mean over frames and limbs.
     """
     predicted = convert(guesses, "coco17", "shelf15")
-    predicted[..., SHELF15.indices(["neck", "head_top"]), :] = shelf_head(guesses, up)
+    if blend_head:
+        predicted[..., SHELF15.indices(["neck", "head_top"]), :] = shelf_head(guesses, up)
     people, frames = shelf15.shape[:2]
     taken = np.full_like(shelf15, np.nan)
     for p in range(people):

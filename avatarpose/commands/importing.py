@@ -72,6 +72,10 @@ class Import:
     """Format of the fits; auto: told by their content."""
     body: Annotated[Path | None, tyro.conf.arg(metavar="PATH")] = None
     """Body model of the fits in SMPL's format; by default the open body of the package."""
+    format: Literal["auto", "hi4d", "chi3d", "panoptic", "shelf", "campus", "multihuman"] = "auto"
+    """Layout of SRC where it is a sequence of a public data set: its parts are found, and its truth comes along."""
+    split: Annotated[str, tyro.conf.arg(metavar="NAME")] = ""
+    """With --format: only the cameras and frames that a paper uses, as avatarpose-hi4d; docs/datasets.md has all."""
     add: bool = False
     """Add keypoints, masks or fits to a sequence that is there and lacks them."""
 

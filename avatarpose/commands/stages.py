@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 import tyro
 
 from avatarpose.commands.shared import SequenceFolder, Shared, pipeline_settings
+from avatarpose.errors import InputError
 
 
 @dataclass(kw_only=True)
@@ -94,9 +95,20 @@ class Evaluate(Shared):
     """
 
     sequence: SequenceFolder
+    protocol: Literal["", "avatarpose", "closemocap", "voxelpose", "shelf", "campus"] = ""
+    """Also print a paper's table, figures computed as its own script does: results/protocol_NAME.json."""
+    also: Annotated[tuple[Path, ...], tyro.conf.arg(metavar="SEQUENCE")] = ()
+    """More sequences that the protocol's table is over, all together."""
 
     def execute(self) -> None:
+        if self.also and not self.protocol:
+            raise InputError("--also without --protocol", expected="--protocol NAME")
         _run(self, ())
+        if self.protocol:
+            from avatarpose.pipeline import run_protocol
+
+            every = (self.sequence, *self.also)
+            run_protocol([pipeline_settings(self, sequence=path) for path in every], self.protocol)
 
 
 @dataclass

@@ -19,7 +19,7 @@ class Train:
     what: Annotated[Literal["volumetric"], tyro.conf.Positional]
     """What is trained."""
     motion: tuple[Path, ...]
-    """Motion files: clips of 15 joints (.npz), AMASS files, or folders of them."""
+    """Motion files: clips of 15 joints (.npz), AMASS files, .bvh, .amc with its .asf, or folders of them."""
     out: Path
     """Folder for the checkpoint, the curve and the weights."""
     exclude: tuple[str, ...] = ()

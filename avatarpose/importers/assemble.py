@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -39,6 +40,9 @@ from avatarpose.io import read_json, write_json, write_npz
 from avatarpose.progress import progress_bar
 from avatarpose.sequence import Sequence as Capture
 from avatarpose.sequence import parse_frames
+
+if TYPE_CHECKING:
+    from avatarpose.datasets import Recording
 
 _MOST_OUTSIDE = 0.2
 """Share of a camera's keypoints that may lie outside of its image."""
@@ -69,6 +73,14 @@ def import_sequence(settings: ImportSettings, console: Console | None = None) ->
         console.print(text, highlight=False, markup=False, soft_wrap=True)
 
     target = settings.sequence
+    recording = None
+    if settings.format != "auto":
+        from avatarpose.datasets import add_truth, prepare
+
+        recording = prepare(_found_in_source(settings), say)
+        settings = recording.settings
+    elif settings.split:
+        raise InputError("--split is of a data set", expected="--format", found=settings.split)
     if not settings.source.exists():
         raise InputError("no such folder", file=settings.source)
     settings = _found_in_source(settings)
@@ -82,13 +94,15 @@ def import_sequence(settings: ImportSettings, console: Console | None = None) ->
                          hint="Choose another, or add what it lacks with --add")  # fmt: skip
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise InputError("would write into something else", file=target, expected="a new or empty folder")
-    parts = _collect(settings, console, say)
+    parts = _collect(settings, console, say, recording)
     cameras, up = _place_in_world(settings, parts, say)
     with _beside(target) as folder:
         _write(settings, parts, cameras, up, folder, console)
         numbers = {name: parts.timing.clips[name].numbers or range(len(parts.timing.clips[name].rows))
                    for name in cameras.names}  # fmt: skip
         _extras(settings, folder, cameras, numbers, parts.timing.numbers, console, say)
+        if recording is not None:
+            add_truth(recording, folder, parts.timing.numbers, say)
         _check(folder, target)
         target.parent.mkdir(parents=True, exist_ok=True)
         os.replace(folder, target)
@@ -124,12 +138,14 @@ def _beside(target: Path) -> Iterator[Path]:
 # ---- finding and reading ----
 
 
-def _collect(settings: ImportSettings, console: Console, say: Callable[[str], None]) -> Parts:
+def _collect(
+    settings: ImportSettings, console: Console, say: Callable[[str], None], recording: Recording | None = None
+) -> Parts:
     """Calibration, footage and keypoints of the cameras that have them, on one clock."""
-    calibration = _calibration(settings, say)
+    calibration = (recording and recording.calibration) or _calibration(settings, say)
     for note in calibration.notes:
         say(note)
-    footage = _footage(settings, calibration, say)
+    footage = (recording and recording.footage) or _footage(settings, calibration, say)
     if footage:
         calibration = calibration.select(list(footage))
     elif settings.keypoints is None:

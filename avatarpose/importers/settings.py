@@ -40,6 +40,8 @@ class ImportSettings:
     fits_format: str = "auto"
     body: Path | None = None
     add: bool = False
+    format: str = "auto"
+    split: str = ""
 
 
 def pairs(words: Sequence[str], option: str, example: str) -> dict[str, str]:

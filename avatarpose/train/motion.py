@@ -25,7 +25,7 @@ from avatarpose.io import read_npz, sha256, write_npz
 from avatarpose.register import priors
 from avatarpose.skeletons import SMPL24
 from avatarpose.train import motion_fit
-from avatarpose.train.motion_files import AngleClip, JointClip, motion_files, read_clips
+from avatarpose.train.motion_files import AngleClip, JointClip, motion_files, read_clips, sources_of
 from avatarpose.train.motion_fit import FitSettings, fit_tracks
 
 Array = TypeVar("Array", np.ndarray, torch.Tensor)
@@ -160,7 +160,7 @@ def load_motion(
 
 
 def _key(files: list[tuple[Path, str]], body: BodyModel, fps: float, settings: FitSettings) -> str:
-    sources = [(name, sha256(path)) for path, name in files]
+    sources = [(name, *map(sha256, sources_of(path))) for path, name in files]
     code = [sha256(module) for module in (__file__, motion_fit.__file__, priors.__file__)]
     made_by = [code, fps, body.sha256, asdict(settings)]
     return hashlib.sha256(json.dumps([sources, made_by], sort_keys=True).encode()).hexdigest()[:24]

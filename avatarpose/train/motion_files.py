@@ -1,9 +1,10 @@
-"""Readers of motion clips: .npz files of 15 joint positions, and AMASS files of SMPL-like angles.
+"""Readers of motion clips: .npz files of 15 joint positions, AMASS files of SMPL-like angles, skeletons with angles.
 
 Positions: one array a clip, (F, 15, 3), or (F, 2, 15, 3) for two people together; 30 frames a second, metres, y up; the
 names of the joints in `joint_names` (those of panoptic15, where "nose" stands for the end of the head bone).
 Angles (Mahmood et al., "AMASS: Archive of Motion Capture as Surface Shapes", 2019): poses (F, 72), (F, 156) or
 (F, 165), trans (F, 3), mocap_framerate or mocap_frame_rate; metres, z up. Clips leave here with z up.
+Skeletons: .bvh, and .amc with its .asf; see `motion_skeletons`.
 """
 
 from __future__ import annotations
@@ -18,9 +19,12 @@ from jaxtyping import Float
 from avatarpose.errors import InputError
 from avatarpose.io import read_npz
 from avatarpose.skeletons import PANOPTIC15
+from avatarpose.train.motion_skeletons import asf_of, read_amc, read_bvh
 
 JOINTS_FPS = 30.0
 _RATES = ("mocap_framerate", "mocap_frame_rate")
+_SKELETONS = {".bvh": read_bvh, ".amc": read_amc}
+_SUFFIXES = (".npz", *_SKELETONS)
 _NOT_MOTION = ("shape.npz", "stagei.npz")
 """Ends of the names of AMASS's files that hold a person's shape."""
 _LEG = (0.4, 1.6)
@@ -58,14 +62,14 @@ def motion_files(paths: Sequence[Path]) -> list[tuple[Path, str]]:
     """Every motion file in `paths`, with the name that its clip has if it holds but one.
 
     Raises:
-        InputError: a path is absent, or a folder holds no .npz.
+        InputError: a path is absent, or a folder holds no motion.
     """
     found: list[tuple[Path, str]] = []
     for path in map(Path, paths):
         if path.is_dir():
-            inside = [p for p in sorted(path.rglob("*.npz")) if not p.name.endswith(_NOT_MOTION)]
+            inside = [p for p in sorted(path.rglob("*")) if p.suffix in _SUFFIXES and not p.name.endswith(_NOT_MOTION)]
             if not inside:
-                raise InputError("no motion clips", file=path, expected=".npz files")
+                raise InputError("no motion clips", file=path, expected=".npz, .bvh or .amc files")
             found += [(p, p.relative_to(path).with_suffix("").as_posix()) for p in inside]
         elif path.is_file():
             found.append((path, path.stem))
@@ -74,12 +78,21 @@ def motion_files(paths: Sequence[Path]) -> list[tuple[Path, str]]:
     return found
 
 
+def sources_of(path: Path) -> list[Path]:
+    """The files that a motion file's clips depend on. Raises InputError where an .amc has no skeleton."""
+    return [path, asf_of(path)] if path.suffix == ".amc" else [path]
+
+
 def read_clips(path: Path, name: str) -> Iterator[Clip]:
     """The clips of one file, one after the other.
 
     Raises:
         InputError: the file is neither kind, or a clip's shape, unit, rate or names are not what they should be.
     """
+    if path.suffix in _SKELETONS:
+        fps, joints = _SKELETONS[path.suffix](path)
+        yield JointClip(name, fps, joints)
+        return
     arrays = read_npz(path)
     if "joint_names" in arrays:
         yield from _joint_clips(path, arrays)
