@@ -51,8 +51,7 @@ def test_runs_once_and_keeps_what_is_done(capture, tmp_path, capsys):
 def test_failed_runs_are_named_and_the_others_stand(capture, tmp_path, capsys):
     broken = tmp_path / "broken"
     shutil.copytree(capture, broken)
-    shutil.rmtree(broken / "keypoints2d")
-    (broken / "keypoints2d").mkdir()
+    (broken / "keypoints2d" / "cam01.npz").write_bytes(b"nothing")
     command = ["benchmark", str(broken), "--out", str(tmp_path / "out"), "--methods", "triangulation"]
     with pytest.raises(SystemExit) as ended:
         main(command)
