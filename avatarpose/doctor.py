@@ -69,7 +69,7 @@ OPTIONAL = (
     Optional("sam2", "sam2", "segment with SAM 2; of use with CUDA", "pip install sam2 torchvision", cuda=True),
     Optional("open3d", "open3d", "the window of `view`; else --web or --headless", "pip install open3d"),
     Optional("viser", "viser", "`view --web`", "pip install viser"),
-    Optional("pygltflib", "pygltflib", "export of animated glb", "pip install pygltflib"),
+    Optional("pygltflib", "pygltflib", "tests read exported glb with it", "pip install pygltflib"),
     Optional("ezc3d", "ezc3d", "export of C3D", "pip install ezc3d"),
     Optional("pxr", "usd-core", "export of binary USD", "pip install usd-core"),
     Optional("lpips", "lpips", "the perceptual loss of the preset paper", "pip install lpips"),

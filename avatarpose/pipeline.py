@@ -32,7 +32,7 @@ from avatarpose.progress import progress_bar
 from avatarpose.register import RegisterSettings, register
 from avatarpose.results import Bodies, Joints3D
 from avatarpose.runlog import RunLog
-from avatarpose.sequence import Sequence, parse_frames
+from avatarpose.sequence import Sequence, open_selected
 
 if TYPE_CHECKING:
     from optimize.config import RefineConfig
@@ -62,12 +62,7 @@ class Settings:
 
     def open(self) -> Sequence:
         """The sequence, with the chosen cameras and frames. Raises InputError where it is not usable."""
-        return Sequence.open(
-            self.sequence,
-            cameras=_names(self.cameras),
-            leave_out=_names(self.leave_out),
-            frames=parse_frames(self.frames) if self.frames else None,
-        )
+        return open_selected(self.sequence, self.cameras, self.leave_out, self.frames)
 
 
 def torch_device(name: str) -> torch.device:
@@ -82,10 +77,6 @@ def torch_device(name: str) -> torch.device:
     if device.type not in ("cpu", "cuda") or (device.type == "cuda" and (device.index or 0) >= count):
         raise InputError("no such device here", expected=f"cpu, or one of {count} CUDA devices", found=name)
     return device
-
-
-def _names(text: str) -> list[str] | None:
-    return [name.strip() for name in text.split(",") if name.strip()] or None
 
 
 class Pipeline:

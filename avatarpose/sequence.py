@@ -54,6 +54,11 @@ def parse_frames(text: str) -> slice:
     return slice(start, stop, step)
 
 
+def parse_names(text: str) -> list[str]:
+    """Names with commas between."""
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
 def normalise_mask(mask: UInt8[np.ndarray, "height width"]) -> UInt8[np.ndarray, "height width"]:
     """Moves every value to the nearest of 0, 128 and 255: below 64, from 64 to 191, from 192 on."""
     levels = np.repeat(np.array([BACKGROUND, UNKNOWN, FOREGROUND], np.uint8), (64, 128, 64))
@@ -470,3 +475,18 @@ def _list_images(folder: Path) -> dict[int, Path]:
             )  # fmt: skip
         images[number] = path
     return images
+
+
+def open_selected(folder: Path | str, cameras: str, leave_out: str, frames: str, least_cameras: int = 2) -> Sequence:
+    """Opens the part of a sequence that a command line names: cameras with commas between, frames as a:b:s; "" for all.
+
+    Raises:
+        InputError: as `Sequence.open` and `parse_frames`.
+    """
+    return Sequence.open(
+        folder,
+        cameras=parse_names(cameras) or None,
+        leave_out=parse_names(leave_out),
+        frames=parse_frames(frames) if frames else None,
+        least_cameras=least_cameras,
+    )

@@ -11,7 +11,7 @@ from avatarpose.edits import Edits
 from avatarpose.errors import InputError
 from avatarpose.io import write_image
 from avatarpose.pipeline import torch_device
-from avatarpose.sequence import Sequence, parse_frames
+from avatarpose.sequence import open_selected
 from viewer.data import BODY_KINDS, ViewerData
 from viewer.options import ViewOptions
 from viewer.scene import first_view
@@ -51,13 +51,7 @@ def view(folder: Path, options: ViewOptions) -> None:
 
 def open_session(folder: Path, options: ViewOptions) -> Session:
     """The data and the first state of the viewer."""
-    sequence = Sequence.open(
-        folder,
-        cameras=_names(options.cameras),
-        leave_out=_names(options.leave_out),
-        frames=parse_frames(options.frames) if options.frames else None,
-        least_cameras=1,
-    )
+    sequence = open_selected(folder, options.cameras, options.leave_out, options.frames, least_cameras=1)
     body = load_body(options.body)
     data = ViewerData(sequence, body)
     for kind, bodies in data.bodies.items():
@@ -113,7 +107,3 @@ def headless_picture(session: Session, width: int, height: int, rendered: bool =
     chosen = scene.view or first_view(session.data, session.state, width, height)
     chosen = chosen.fitted(width, height)
     return session.avatar_picture(chosen) if rendered else session.take_picture(chosen)
-
-
-def _names(text: str) -> list[str] | None:
-    return [name.strip() for name in text.split(",") if name.strip()] or None

@@ -19,7 +19,7 @@ from avatarpose.check.resources import Need, look_at_machine, needs
 from avatarpose.errors import InputError
 from avatarpose.io import write_json
 from avatarpose.progress import progress_bar
-from avatarpose.sequence import Sequence, parse_frames
+from avatarpose.sequence import Sequence, parse_frames, parse_names
 
 _COLOURS = {Level.GO: "green", Level.WARNING: "yellow", Level.NO_GO: "red"}
 
@@ -54,10 +54,6 @@ class Report:
     dropped: dict[str, str]
     page: Path
     data: Path
-
-
-def _names(text: str) -> list[str]:
-    return [name.strip() for name in text.split(",") if name.strip()]
 
 
 def check(settings: Settings, console: Console | None = None) -> Report:
@@ -101,7 +97,7 @@ def check(settings: Settings, console: Console | None = None) -> Report:
 
 
 def _options(settings: Settings, dropped: dict[str, str]) -> str:
-    left_out = [*_names(settings.leave_out), *dropped]
+    left_out = [*parse_names(settings.leave_out), *dropped]
     options = f" --cameras {settings.cameras}" if settings.cameras else ""
     options += f" --leave-out {','.join(left_out)}" if left_out else ""
     return options + (f" --frames {settings.frames}" if settings.frames else "")
@@ -110,8 +106,8 @@ def _options(settings: Settings, dropped: dict[str, str]) -> str:
 def _look(settings: Settings, dropped: list[str], console: Console) -> tuple[Sequence, Analysis | None]:
     sequence = Sequence.open(
         settings.sequence,
-        cameras=_names(settings.cameras) or None,
-        leave_out=[*_names(settings.leave_out), *dropped],
+        cameras=parse_names(settings.cameras) or None,
+        leave_out=[*parse_names(settings.leave_out), *dropped],
         frames=parse_frames(settings.frames) if settings.frames else None,
     )
     if not sequence.has_keypoints:

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import sys
 from dataclasses import dataclass
-from typing import Annotated
 
-import tyro
-
-from avatarpose.commands.shared import SequenceFolder
+from avatarpose.commands.shared import Selection, SequenceFolder
 
 
 @dataclass(kw_only=True)
-class Check:
+class Check(Selection):
     """Say before hours are spent whether a capture is fit: time, calibration, coverage, units, exposure, resources.
 
     Writes results/check.html, a page to look at, and results/check.json. Ends with 0 for go (and for warnings), 1 for
@@ -22,12 +19,6 @@ class Check:
     """
 
     sequence: SequenceFolder
-    cameras: Annotated[str, tyro.conf.arg(metavar="A,B,...")] = ""
-    """Use only these cameras: names with commas between."""
-    leave_out: Annotated[str, tyro.conf.arg(metavar="A,B,...")] = ""
-    """Leave these cameras out: names with commas between."""
-    frames: Annotated[str, tyro.conf.arg(metavar="A:B:S")] = ""
-    """Frames a:b:s, from a up to but not including b in steps of s; each part may be left out."""
     drop_bad: bool = False
     """Leave cameras out that do not fit the others, check the rest, and print the command that runs without them."""
     max_offset: float = 1.0

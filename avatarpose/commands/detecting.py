@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
-from avatarpose.commands.shared import SequenceFolder
+from avatarpose.commands.shared import Selection, SequenceFolder
 
 if TYPE_CHECKING:
     from avatarpose.detect import DetectConfig
@@ -43,7 +43,7 @@ class DetectOptions:
 
 
 @dataclass(kw_only=True)
-class Detect(DetectOptions):
+class Detect(DetectOptions, Selection):
     """Find people's joints in the images: keypoints2d/CAMERA.npz. Files that are there are kept.
 
     A detection that was stopped goes on where it was.
@@ -52,12 +52,6 @@ class Detect(DetectOptions):
     """
 
     sequence: SequenceFolder
-    cameras: Annotated[str, tyro.conf.arg(metavar="A,B,...")] = ""
-    """Use only these cameras: names with commas between."""
-    leave_out: Annotated[str, tyro.conf.arg(metavar="A,B,...")] = ""
-    """Leave these cameras out: names with commas between."""
-    frames: Annotated[str, tyro.conf.arg(metavar="A:B:S")] = ""
-    """Frames a:b:s, from a up to but not including b in steps of s; each part may be left out."""
     device: str = "auto"
     """cpu, cuda, cuda:1, ..., or auto: CUDA where onnxruntime has it (ONNX models only)."""
     redo: bool = False
@@ -70,16 +64,10 @@ class Detect(DetectOptions):
         from avatarpose.detect import detect_sequence
         from avatarpose.progress import progress_bar
         from avatarpose.runlog import RunLog
-        from avatarpose.sequence import Sequence, parse_frames
+        from avatarpose.sequence import open_selected
 
         console = Console(stderr=True)
-        sequence = Sequence.open(
-            self.sequence,
-            cameras=[name.strip() for name in self.cameras.split(",")] if self.cameras else None,
-            leave_out=[name.strip() for name in self.leave_out.split(",")] if self.leave_out else None,
-            frames=parse_frames(self.frames) if self.frames else None,
-            least_cameras=1,
-        )
+        sequence = open_selected(self.sequence, self.cameras, self.leave_out, self.frames, least_cameras=1)
         config = detect_config(self, self.device, self.redo)
         said = {name: str(value) if isinstance(value, Path) else value for name, value in vars(self).items()}
         log = RunLog(sequence.results / "run.json", said, torch.device("cpu"))

@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
-from avatarpose.commands.shared import SequenceFolder
+from avatarpose.commands.shared import Selection, SequenceFolder
 
 if TYPE_CHECKING:
     from avatarpose.segment import SegmentConfig
 
 
 @dataclass(kw_only=True)
-class Segment:
+class Segment(Selection):
     """Find which pixels are people: masks/CAMERA/FRAME.png, and FRAME_PERSON.png once people have names.
 
     Masks that are there are kept; those from elsewhere are never overwritten. A segmentation that was stopped goes on
@@ -39,12 +39,6 @@ class Segment:
     """Check the masks against the bodies in results/: fill what the bodies cover, drop what is far from everybody."""
     band: float = 0.004
     """Width of the unknown band on either side of an uncertain edge, as a share of the image's longer side."""
-    cameras: Annotated[str, tyro.conf.arg(metavar="A,B,...")] = ""
-    """Use only these cameras: names with commas between."""
-    leave_out: Annotated[str, tyro.conf.arg(metavar="A,B,...")] = ""
-    """Leave these cameras out: names with commas between."""
-    frames: Annotated[str, tyro.conf.arg(metavar="A:B:S")] = ""
-    """Frames a:b:s, from a up to but not including b in steps of s; each part may be left out."""
     device: str = "auto"
     """cpu, cuda, cuda:1, ..., or auto: CUDA where there is a device (sam and sam2)."""
     body: Annotated[Path | None, tyro.conf.arg(metavar="PATH")] = None
@@ -60,16 +54,10 @@ class Segment:
         from avatarpose.progress import progress_bar
         from avatarpose.runlog import RunLog
         from avatarpose.segment import segment_sequence
-        from avatarpose.sequence import Sequence, parse_frames
+        from avatarpose.sequence import open_selected
 
         console, device = Console(stderr=True), torch_device(self.device)
-        sequence = Sequence.open(
-            self.sequence,
-            cameras=_names(self.cameras),
-            leave_out=_names(self.leave_out),
-            frames=parse_frames(self.frames) if self.frames else None,
-            least_cameras=1,
-        )
+        sequence = open_selected(self.sequence, self.cameras, self.leave_out, self.frames, least_cameras=1)
         said = {name: str(value) if isinstance(value, Path) else value for name, value in vars(self).items()}
         log = RunLog(sequence.results / "run.json", said, device)
         with log.stage("segment") as notes:
@@ -92,7 +80,3 @@ class Segment:
             method=self.method, plates=self.plates, checkpoint=self.checkpoint, model=self.model, refine=self.refine,
             redo=self.redo, device=device, band=self.band,
         )  # fmt: skip
-
-
-def _names(text: str) -> list[str] | None:
-    return [name.strip() for name in text.split(",") if name.strip()] or None

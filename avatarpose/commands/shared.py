@@ -14,8 +14,8 @@ SequenceFolder = Annotated[
 
 
 @dataclass(kw_only=True)
-class Shared:
-    """Options of every stage."""
+class Selection:
+    """Which part of a sequence."""
 
     cameras: Annotated[str, tyro.conf.arg(metavar="A,B,...")] = ""
     """Use only these cameras: names with commas between."""
@@ -23,6 +23,12 @@ class Shared:
     """Leave these cameras out: names with commas between."""
     frames: Annotated[str, tyro.conf.arg(metavar="A:B:S")] = ""
     """Frames a:b:s, from a up to but not including b in steps of s; each part may be left out."""
+
+
+@dataclass(kw_only=True)
+class Shared(Selection):
+    """Options of every stage."""
+
     seed: int = 42
     """Seed of every random choice: the same seed, settings and device give the same result."""
     device: str = "auto"
