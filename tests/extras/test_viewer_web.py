@@ -56,8 +56,8 @@ def tab(page: Page, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browse
         yield tab
 
 
-def until(what: Callable[[], bool]) -> bool:
-    end = time.monotonic() + PATIENCE
+def until(what: Callable[[], bool], patience: float = PATIENCE) -> bool:
+    end = time.monotonic() + patience
     while not what() and time.monotonic() < end:
         time.sleep(0.2)
     return what()
@@ -93,8 +93,11 @@ def test_play_is_pressed(tab: Browser, page: Page) -> None:
     frames: set[int] = set()
     assert until(lambda: frames.add(page.session.timeline.frame) or len(frames) == 4)
     assert until(lambda: tab.run("[...document.querySelectorAll('button')].some(b => b.textContent.trim() == 'Stop')"))
-    tab.click_text("Stop")
-    assert until(lambda: not page.session.timeline.playing)
+    for _ in range(4):  # a page that draws in software on a busy machine can lose a click
+        tab.click_text("Stop")
+        if until(lambda: not page.session.timeline.playing, PATIENCE / 4):
+            return
+    pytest.fail("Stop was pressed and it plays on")
 
 
 def test_a_person_is_hidden_and_shown(tab: Browser, page: Page, tmp_path: Path) -> None:
