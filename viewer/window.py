@@ -191,6 +191,7 @@ class ViewerWindow:
             self.session.save_picture(self._background)
             return
         self.canvas.scene.scene.render_to_image(self._save)
+        self.canvas.force_redraw()  # the picture is taken at the next drawing, which a window at rest does not do
 
     def _save(self, image: Any) -> None:
         picture = np.ascontiguousarray(np.asarray(image)[..., :3])
