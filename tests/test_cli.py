@@ -147,3 +147,17 @@ def test_doctor_names_the_device_and_the_body(capsys) -> None:
     assert exit_code("doctor") == 0
     shown = capsys.readouterr().out
     assert "torch" in shown and "body:" in shown and "vertices" in shown
+
+
+@pytest.mark.slow
+def test_run_makes_the_masks_that_are_missing(capture: Path) -> None:
+    shutil.rmtree(capture / "masks")
+    options = ("--frames", "0:3", "--effort", "0.001", "--device", "cpu", "--method", "triangulation")
+    assert exit_code("run", str(capture), *options) == 0
+    made = sorted((capture / "masks" / "cam00").glob("*.png"))
+    assert [path.name for path in made if "_" not in path.name] == [f"{f:06d}.png" for f in range(3)]
+    log = json.loads((capture / "results" / "run.json").read_text())
+    assert list(log["stages"]) == ["estimate", "register", "segment", "refine"]
+    assert log["stages"]["segment"]["method"] == "background"
+    for name in ("refined.npz", "uncertainty.npz", "report.html", "overview.png", "metrics.json"):
+        assert (capture / "results" / name).is_file()
