@@ -4,7 +4,8 @@ Each RUN is a sequence folder with truth that `avatarpose run` (or `demo`) has f
 per-axis errors of the limb keypoints within one and two standard deviations (68.3 and 95.4 percent if they are
 Gaussian), with the 95 percent interval of a bootstrap over blocks of frames, the root mean square of error and standard
 deviation, and their rank correlation over the joints; beside them the factor on the standard deviations that would fit
-this run best. The factor in `UncertaintyConfig.scale` is the one printed for the embedded capture.
+this run best. The factor in `UncertaintyConfig.scale` is the one printed for the embedded capture
+(`avatarpose demo --effort 1`).
 
 `--plot FILE` draws the share of errors within k standard deviations against a Gaussian's.
 """

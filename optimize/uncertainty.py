@@ -4,13 +4,12 @@ Laplace's approximation (MacKay 2003, ch. 27) at the refined bodies, one person 
 with theta the 72 pose angles and 3 coordinates of the translation,
 
     A = sum_k J_k^T J_k / sigma_k^2 + A_prior
-    variance of a joint x = scale^2 (dx/dtheta A^-1 dx/dtheta^T + within^2)
+    variance of a joint x = scale^2 dx/dtheta A^-1 dx/dtheta^T
 
 over the rendered colours, the opacities and the projected keypoints; sigma_k^2 are the mean squares of what these miss
 by in that frame, so a frame that fits badly is trusted less. Derivatives are finite differences, with the samples of
-the rays held. `within` is how well the place of a joint inside a body can be known from its surface. Neighbouring
-pixels err together, and avatars and shapes have errors of their own that no residual shows: one factor, `scale`, stands
-for both, fitted on the embedded capture (`python -m benchmarks.uncertainty`).
+the rays held. Neighbouring pixels err together, and avatars and shapes have errors of their own that no residual shows:
+one factor, `scale`, stands for both, fitted on the embedded capture (`python -m benchmarks.uncertainty`).
 """
 
 from __future__ import annotations
@@ -49,9 +48,7 @@ class UncertaintyConfig:
     """Radians, of the finite differences."""
     length_step: float = 0.001
     """Metres, of the finite differences."""
-    within: float = 0.004
-    """Metres: spread of the joints inside bodies of one and the same surface."""
-    scale: float = 1.75
+    scale: float = 4.3
     """Factor on all standard deviations."""
     seed: int = 7
 
@@ -136,7 +133,7 @@ def joint_uncertainty(
             for moved, into in ((step.joints, joints), (step.keypoints, keypoints)):
                 slope = ((moved[1:] - moved[:1]) / step.size[:, None, None]).double()  # (75, J, 3)
                 variance = torch.einsum("ajk,ab,bjk->jk", slope, covariance, slope)
-                into[p, f] = config.scale * (variance.clamp(min=0) + config.within**2).sqrt().to(into.dtype)
+                into[p, f] = config.scale * variance.clamp(min=0).sqrt().to(into.dtype)
         if progress is not None:
             progress(f + 1, frames)
     return joints, keypoints
