@@ -191,7 +191,9 @@ class ViewerWindow:
             self.session.save_picture(self._background)
             return
         self.canvas.scene.scene.render_to_image(self._save)
-        self.canvas.force_redraw()  # the picture is taken at the next drawing, which a window at rest does not do
+        # The picture is taken at the next drawing, which a window at rest does not do.
+        self.canvas.force_redraw()
+        self.window.post_redraw()
 
     def _save(self, image: Any) -> None:
         picture = np.ascontiguousarray(np.asarray(image)[..., :3])
