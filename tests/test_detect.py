@@ -9,9 +9,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from test_cli import exit_code
 
 from avatarpose import cli
-from avatarpose.cli import main
 from avatarpose.detect import DetectConfig, Detector, available_detectors, create_detector, detect_sequence
 from avatarpose.detect.guide import Guide, foreground_boxes
 from avatarpose.detect.people import (
@@ -313,14 +313,6 @@ def test_wrong_answers_of_a_detector_are_not_stored(capture: Path) -> None:
     with pytest.raises(ValueError, match=r"expected \(people, 17, 3\)"):
         detect_sequence(Sequence.open(capture), DetectConfig(), detector=Wrong())
     assert not (capture / "keypoints2d").exists()
-
-
-def exit_code(*arguments: str) -> int:
-    try:
-        main(list(arguments))
-    except SystemExit as stop:
-        return int(stop.code or 0)
-    return 0
 
 
 def test_command(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

@@ -7,8 +7,8 @@ import cv2
 import numpy as np
 import pytest
 from segment_scene import cameras, overlap, standing, wall, write_scene
+from test_cli import exit_code
 
-from avatarpose.cli import main
 from avatarpose.errors import InputError
 from avatarpose.io import read_image, write_image
 from avatarpose.results import Joints3D
@@ -25,14 +25,6 @@ def write_joints(folder: Path, people: list[list[np.ndarray]]) -> None:
     names = [f"p{p}" for p in range(count)]
     found = Joints3D(names, np.arange(frames), keypoints, np.ones((count, frames, 17)), np.ones((count, frames), bool))
     found.save(folder / "results" / "joints3d.npz")
-
-
-def exit_code(*arguments: str) -> int:
-    try:
-        main(list(arguments))
-    except SystemExit as stop:
-        return int(stop.code or 0)
-    return 0
 
 
 def left_camera(folder: Path, frames: slice | None = None) -> Sequence:

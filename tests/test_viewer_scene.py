@@ -11,10 +11,10 @@ import pytest
 import torch
 import trimesh
 from seen_capture import CAPTURE, SHIFT, make_capture
+from test_cli import exit_code
 
 from avatarpose import cli
 from avatarpose.body import load_body
-from avatarpose.cli import main
 from avatarpose.edits import Edits
 from avatarpose.errors import InputError
 from avatarpose.io import read_image, write_json
@@ -420,14 +420,6 @@ def test_avatars_are_rendered_where_the_bodies_are(folder: Path) -> None:
 
 
 # ---- the command ----
-
-
-def exit_code(*arguments: str) -> int:
-    try:
-        main(list(arguments))
-    except SystemExit as stop:
-        return int(stop.code or 0)
-    return 0
 
 
 def test_headless_pictures(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

@@ -89,6 +89,10 @@ class ViewerData:
         at = np.flatnonzero(self.frames == number)
         return int(at[0]) if len(at) else None
 
+    def place(self, f: int) -> int:
+        """Index in the sequence of the frame shown as f."""
+        return self._image_index[int(self.frames[f])]
+
     def is_there(self, kind: str, person: str, f: int) -> bool:
         """Whether a person has joints of this kind in frame index f."""
         return kind in self.joints and bool(np.isfinite(self.joints[kind][self.people.index(person), f]).any())
@@ -128,7 +132,7 @@ class ViewerData:
         """Image of camera c in frame index f without the lens's distortion; at most `largest` pixels wide and high."""
         if not self.sequence.has_images:
             return None
-        image = self.sequence.image(c, self._image_index[int(self.frames[f])])
+        image = self.sequence.image(c, self.place(f))
         camera = self.sequence.cameras[c]
         if camera.has_distortion:
             image = undistort_image(image, camera)

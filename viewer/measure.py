@@ -41,12 +41,12 @@ class Errors:
     @property
     def by_frame(self) -> Float[np.ndarray, "people frames"]:
         """Mean over the joints."""
-        return _mean(self.values, 2)
+        return known_mean(self.values, 2)
 
     @property
     def by_joint(self) -> Float[np.ndarray, "people 12"]:
         """Mean over the frames."""
-        return _mean(self.values, 1)
+        return known_mean(self.values, 1)
 
     def worst(self, count: int = 10) -> list[tuple[int, str, str, float]]:
         """The worst person-frames: frame index, person, their worst joint there, mean error; the worst first."""
@@ -82,7 +82,7 @@ def _reprojection(data: ViewerData, joints: Float[np.ndarray, "people frames 17 
         rows = associate(sequence, found).rows  # (C, F, P)
     except InputError:
         return np.full(joints.shape[:3], np.nan)
-    places = np.searchsorted(sequence.frames, data.frames)
+    places = [data.place(f) for f in range(len(data.frames))]
     detections = sequence.keypoints2d[:, places]
     index = np.maximum(rows, 0)[..., None, None]
     taken = np.take_along_axis(detections, np.broadcast_to(index, (*rows.shape, 17, 3)), axis=2)
@@ -115,7 +115,8 @@ def difference_at_vertices(data: ViewerData, kind: str, person: str, f: int) -> 
     return None if other is None else 1000 * np.linalg.norm(surface.vertices - other.vertices, axis=-1)
 
 
-def _mean(values: np.ndarray, axis: int) -> np.ndarray:
+def known_mean(values: np.ndarray, axis: int) -> np.ndarray:
+    """Mean along an axis of what is finite; NaN where nothing is."""
     known = np.isfinite(values)
     total = np.where(known, values, 0).sum(axis=axis)
     count = known.sum(axis=axis)

@@ -13,11 +13,11 @@ from avatarpose.check import sections
 from avatarpose.check.analysis import Analysis, analyse
 from avatarpose.check.findings import Level, Section, verdict
 from avatarpose.check.images import files, pictures
-from avatarpose.check.markup import table
 from avatarpose.check.page import write_page
 from avatarpose.check.resources import Need, look_at_machine, needs
 from avatarpose.errors import InputError
 from avatarpose.io import write_json
+from avatarpose.markup import table
 from avatarpose.progress import progress_bar
 from avatarpose.sequence import Sequence, parse_frames, parse_names
 

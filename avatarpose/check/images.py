@@ -14,8 +14,8 @@ from avatarpose.check.analysis import Analysis
 from avatarpose.check.coverage import missing_masks
 from avatarpose.check.exposure import Look, boxes, measure
 from avatarpose.check.findings import Level, Section
-from avatarpose.check.markup import picture, table
 from avatarpose.check.people import leave_one_out_positions
+from avatarpose.markup import picture, table
 from avatarpose.sequence import FOREGROUND, Sequence
 
 _SAMPLES = 3  # images of each camera that are looked at; the first and the last are shown

@@ -9,8 +9,8 @@ from avatarpose.check.analysis import Analysis
 from avatarpose.check.calibration import LEAST_HARM, Odd, diagonal
 from avatarpose.check.epipolar import Views
 from avatarpose.check.findings import Level, Section
-from avatarpose.check.markup import table
 from avatarpose.check.synchronisation import sure
+from avatarpose.markup import table
 from avatarpose.sequence import Sequence
 
 _OFF, _FAR_OFF = 0.25, 0.6  # frames

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import html
 import io
 from collections.abc import Iterable, Sequence
@@ -19,13 +18,14 @@ from avatarpose.body.silhouette import depth_map
 from avatarpose.errors import InputError
 from avatarpose.evaluate import HEADINGS
 from avatarpose.io import read_json, write_bytes
+from avatarpose.markup import jpeg_source, table
 from avatarpose.sequence import Sequence as Capture
 from viewer.data import ViewerData
 from viewer.overview import COLOURS, draw_skeletons
 from viewer.report.quality import Quality, measure
 
 FILE = "report.html"
-PICTURE_SIZE, JPEG_QUALITY = 640, 82
+PICTURE_SIZE = 640
 WORST_VIEWS, EVEN_VIEWS = 2, 2
 TITLES = {"initial": "before", "refined": "after"}
 STYLE = """
@@ -92,13 +92,6 @@ def page(data: ViewerData, found: dict[str, Quality]) -> str:
     )
 
 
-def table(head: Iterable[str], rows: Iterable[Iterable[Any]], kind: str = "") -> str:
-    """An HTML table of a CSS class; text is escaped."""
-    top = "".join(f"<th>{html.escape(str(cell))}</th>" for cell in head)
-    lines = ["".join(f"<td>{html.escape(str(cell))}</td>" for cell in row) for row in rows]
-    return f"<table class='{kind}'><tr>{top}</tr>{''.join(f'<tr>{line}</tr>' for line in lines)}</table>"
-
-
 def _summary(data: ViewerData, found: dict[str, Quality]) -> str:
     rows = []
     for p, person in enumerate(data.people):
@@ -141,7 +134,7 @@ def _views(data: ViewerData, kinds: Sequence[str], last: Quality) -> Iterable[st
     cameras = np.unique(np.linspace(0, len(data.sequence.cameras), 2, endpoint=False).astype(int))
     for f in frames:
         for c in cameras:
-            pictures = [_jpeg(overlay(data, kind, int(c), f)) for kind in (kinds[0], kinds[-1])]
+            pictures = [jpeg_source(overlay(data, kind, int(c), f)) for kind in (kinds[0], kinds[-1])]
             label = html.escape(f"{data.sequence.cameras.names[c]}, frame {data.frames[f]}: ")
             sides = f"{TITLES[kinds[0]]} left of the handle, {TITLES[kinds[-1]]} right of it"
             yield (
@@ -154,7 +147,7 @@ def _views(data: ViewerData, kinds: Sequence[str], last: Quality) -> Iterable[st
 
 def overlay(data: ViewerData, kind: str, c: int, f: int) -> UInt8[np.ndarray, "height width 3"]:
     """An image with the outlines and skeletons of the bodies."""
-    place = data.sequence.frames.tolist().index(data.frames[f])
+    place = data.place(f)
     image = data.sequence.image(c, place)
     camera = data.sequence.cameras[c]
     scale = PICTURE_SIZE / max(image.shape[:2])
@@ -172,13 +165,6 @@ def overlay(data: ViewerData, kind: str, c: int, f: int) -> UInt8[np.ndarray, "h
     pixels, depth = camera.project(torch.as_tensor(np.nan_to_num(joints), dtype=camera.K.dtype))
     shown = np.where(np.isfinite(joints).all(-1)[..., None], pixels[0].numpy() * scale, np.nan)
     return draw_skeletons(drawn, shown, depth[0].numpy(), thickness=1)
-
-
-def _jpeg(image: np.ndarray) -> str:
-    done, data = cv2.imencode(".jpg", image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
-    if not done:
-        raise RuntimeError("OpenCV could not write a JPEG")
-    return "data:image/jpeg;base64," + base64.b64encode(data.tobytes()).decode()
 
 
 def _plots(data: ViewerData, found: dict[str, Quality]) -> str:

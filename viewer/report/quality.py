@@ -13,7 +13,7 @@ from avatarpose.sequence import FOREGROUND, UNKNOWN
 from avatarpose.skeletons import COCO17, LIMB_JOINTS, LIMBS
 from optimize.uncertainty import FILE, Uncertainty
 from viewer.data import ViewerData
-from viewer.measure import Errors, errors
+from viewer.measure import Errors, errors, known_mean
 
 _LIMBS = COCO17.indices(LIMB_JOINTS)
 _LIMB_ENDS = [(COCO17.index(a), COCO17.index(b)) for limbs in LIMBS.values() for a, b in limbs]
@@ -82,7 +82,7 @@ def limb_spread(joints: Float[np.ndarray, "people frames 17 3"]) -> Float[np.nda
     for p, limb in np.ndindex(len(lengths), len(_LIMB_ENDS)):
         if known[p, :, limb].any():
             usual[p, 0, limb] = np.median(lengths[p, known[p, :, limb], limb])
-    return 1000 * _mean(np.abs(lengths - usual))
+    return 1000 * known_mean(np.abs(lengths - usual), -1)
 
 
 def jitter(joints: Float[np.ndarray, "people frames joints 3"], fps: float) -> Float[np.ndarray, "people frames"]:
@@ -90,16 +90,8 @@ def jitter(joints: Float[np.ndarray, "people frames joints 3"], fps: float) -> F
     result = np.full(joints.shape[:2], np.nan)
     if joints.shape[1] > 2:
         second = joints[:, 2:] - 2 * joints[:, 1:-1] + joints[:, :-2]
-        result[:, 1:-1] = _mean(np.linalg.norm(second, axis=-1) * fps**2)
+        result[:, 1:-1] = known_mean(np.linalg.norm(second, axis=-1) * fps**2, -1)
     return result
-
-
-def _mean(values: np.ndarray) -> np.ndarray:
-    """Mean over the last axis of what is known; NaN where nothing is."""
-    known = np.isfinite(values)
-    count = known.sum(axis=-1)
-    total = np.where(known, values, 0).sum(axis=-1)
-    return np.where(count > 0, total / np.maximum(count, 1), np.nan)
 
 
 def _deviations(data: ViewerData) -> np.ndarray:
@@ -129,7 +121,7 @@ def _contacts(data: ViewerData, kind: str, f: int, quality: Quality) -> None:
 
 
 def _silhouettes(data: ViewerData, kind: str, f: int, quality: Quality) -> None:
-    place = data.sequence.frames.tolist().index(data.frames[f])
+    place = data.place(f)
     faces = data.body.faces.numpy()
     surfaces = [s for s in (data.surface(kind, person, f) for person in data.people) if s is not None]
     for c in range(len(data.sequence.cameras)):
@@ -169,7 +161,7 @@ def reasons(data: ViewerData, quality: Quality) -> dict[tuple[int, int], list[st
             lambda p, f: f"accelerates by {shaking[p, f]:.0f} m/s²",
         )
         flag(quality.depth > DEEP, lambda p, f: f"{quality.depth[p, f]:.0f} mm inside another body")
-        iou = _mean(quality.iou.T)
+        iou = known_mean(quality.iou, 0)
         low = iou < _median(iou) - IOU_DROP
         there = np.isfinite(data.joints[quality.kind]).any(axis=(2, 3))
         flag(low[None] & there, lambda p, f: f"silhouettes miss the masks, IoU {iou[f]:.2f}")
