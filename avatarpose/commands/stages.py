@@ -119,7 +119,7 @@ class Demo(EstimateOptions, RefineOptions):
     """
 
     effort: float = 0.25
-    """Multiplies the iterations of the preset: 0.25 takes four minutes on two cores, 1 is what `run` does."""
+    """Multiplies the iterations of the preset: 0.25 takes five minutes on two cores, 1 is what `run` does."""
     out: Path = Path("avatarpose_demo")
     """Folder to copy the capture to and to write the results in."""
     seed: int = 42
