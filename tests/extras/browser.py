@@ -18,6 +18,7 @@ import numpy as np
 
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 PATIENCE = 60  # seconds
+KEYS = {"Tab": 9, "End": 35, "Home": 36, "ArrowLeft": 37, "ArrowRight": 39}
 
 
 def find_browser() -> str | None:
@@ -26,20 +27,39 @@ def find_browser() -> str | None:
 
 
 class Browser:
-    """One tab. Pictures are (H, W, 3) RGB."""
+    """One tab. Pictures are (H, W, 3) RGB.
+
+    Attributes:
+        events: what the protocol told since the last `open`, in order: {"method": name, "params": values}.
+    """
 
     def __init__(self, socket) -> None:
         self._socket, self._numbers = socket, itertools.count(1)
+        self.events: list[dict] = []
 
     def call(self, method: str, **parameters) -> dict:
         number = next(self._numbers)
         self._socket.send(json.dumps({"id": number, "method": method, "params": parameters}))
-        while True:
-            answer = json.loads(self._socket.recv(timeout=PATIENCE))
-            if answer.get("id") == number:
-                if "error" in answer:
-                    raise RuntimeError(f"{method}: {answer['error']}")
-                return answer["result"]
+        while (answer := self._receive()).get("id") != number:
+            pass
+        if "error" in answer:
+            raise RuntimeError(f"{method}: {answer['error']}")
+        return answer["result"]
+
+    def _receive(self) -> dict:
+        message = json.loads(self._socket.recv(timeout=PATIENCE))
+        if "method" in message:
+            self.events.append(message)
+        return message
+
+    def open(self, address: str) -> None:
+        """Goes to an address, waits until the page is loaded, and keeps in `events` what it asks for and says."""
+        for domain in ("Page", "Runtime", "Log", "Network"):
+            self.call(f"{domain}.enable")
+        self.events.clear()
+        self.call("Page.navigate", url=address)
+        while all(event["method"] != "Page.loadEventFired" for event in self.events):
+            self._receive()
 
     def screenshot(self) -> np.ndarray:
         data = base64.b64decode(self.call("Page.captureScreenshot", format="png")["data"])
@@ -55,6 +75,19 @@ class Browser:
     def click(self, x: float, y: float) -> None:
         for kind in ("mousePressed", "mouseReleased"):
             self.call("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=1)
+
+    def drag(self, start: tuple[float, float], end: tuple[float, float], steps: int = 4) -> None:
+        """Presses the mouse at one place, moves it and lets go at another."""
+        places = np.linspace(start, end, steps + 1).tolist()
+        kinds = ["mousePressed", *["mouseMoved"] * steps, "mouseReleased"]
+        for kind, (x, y) in zip(kinds, [*places, places[-1]], strict=True):
+            buttons = 0 if kind == "mouseReleased" else 1
+            self.call("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", buttons=buttons, clickCount=1)
+
+    def press(self, key: str) -> None:
+        """Presses one of the keys in KEYS."""
+        for kind in ("rawKeyDown", "keyUp"):
+            self.call("Input.dispatchKeyEvent", type=kind, key=key, code=key, windowsVirtualKeyCode=KEYS[key])
 
     def click_text(self, text: str, tag: str = "button") -> None:
         """Clicks the middle of the first element of a kind that has this text."""

@@ -42,8 +42,8 @@ tr:nth-child(even){background:#f4f6f9}
 pre{background:#f4f6f9;padding:.8rem;overflow:auto;font-size:12px}.note{color:#555}
 """
 SCRIPT = """
-for(const view of document.querySelectorAll('.view')){const slider=view.querySelector('input');
-const show=()=>{view.querySelector('.after').style.clipPath=`inset(0 0 0 ${slider.value}%)`};
+for(const slider of document.querySelectorAll('.view input')){
+const show=()=>{slider.parentNode.querySelector('.after').style.clipPath=`inset(0 0 0 ${slider.value}%)`};
 slider.addEventListener('input',show);show()}
 """
 
@@ -77,7 +77,8 @@ def page(data: ViewerData, found: dict[str, Quality]) -> str:
         "<h2>Frames not to be trusted</h2>", _untrusted(data, last),
     ]  # fmt: skip
     if data.sequence.has_images:
-        parts += ["<h2>Before and after</h2><p class=note>Outlines and skeletons of the bodies; drag the slider.</p>"]
+        title, how = ("Before and after", "; drag the slider") if len(found) > 1 else ("Bodies", "")
+        parts += [f"<h2>{title}</h2><p class=note>Outlines and skeletons of the bodies{how}.</p>"]
         parts += [f"<div class=views>{''.join(_views(data, list(found), last))}</div>"]
     parts += ["<h2>Over time</h2>", f"<div class=plots>{_plots(data, found)}</div>"]
     metrics = _optional(results / "metrics.json")
@@ -134,8 +135,13 @@ def _views(data: ViewerData, kinds: Sequence[str], last: Quality) -> Iterable[st
     cameras = np.unique(np.linspace(0, len(data.sequence.cameras), 2, endpoint=False).astype(int))
     for f in frames:
         for c in cameras:
-            pictures = [jpeg_source(overlay(data, kind, int(c), f)) for kind in (kinds[0], kinds[-1])]
+            pictures = [jpeg_source(overlay(data, kind, int(c), f)) for kind in kinds]
             label = html.escape(f"{data.sequence.cameras.names[c]}, frame {data.frames[f]}: ")
+            if len(kinds) == 1:
+                label += TITLES[kinds[0]]
+                shown = f'<div class=view><img src="{pictures[0]}" alt="{label}"></div>'
+                yield f"<div>{shown}<p class=note>{label}</p></div>"
+                continue
             sides = f"{TITLES[kinds[0]]} left of the handle, {TITLES[kinds[-1]]} right of it"
             yield (
                 f'<div><div class=view><img src="{pictures[0]}" alt="{label}{TITLES[kinds[0]]}">'
