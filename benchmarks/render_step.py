@@ -19,12 +19,14 @@ from rich.console import Console
 from rich.table import Table
 
 from avatarpose.body import CANONICAL_POSE, BodyModel, load_body, vertex_normals
+from optimize.avatars import posed_vertices
+from renderer.body_shell import BodyShell
 from renderer.field import AvatarField, FieldConfig
 from renderer.render import PersonRender, render, render_samples
 from renderer.sampling import RayBatch, SamplingConfig, sample_people
 from renderer.shading import SphericalHarmonicShading
-from renderer.shell import Shell
 from renderer.skinning import PosedPerson, SkinnedGeometry, inverse_skin, signed_body_distance, to_root
+from renderer.surface_table import SurfaceTable
 
 
 @dataclass
@@ -78,7 +80,7 @@ class Scene:
         with torch.no_grad():
             posed = self.body.vertices(self.betas[:, None].expand(-1, frames, -1), self.poses, self.trans)
         self.posed = posed
-        self.shells = [[Shell(posed[p, f]) for f in range(frames)] for p in range(count)]
+        self.shells = self.make_shells()
         self.rays = self._rays(settings, generator)
 
     def _rays(self, settings: Settings, generator: torch.Generator) -> RayBatch:
@@ -104,6 +106,16 @@ class Scene:
             )
             for p in range(len(self.fields))
         ]
+
+    @torch.no_grad()
+    def make_shells(self) -> list[list[BodyShell]]:
+        """The shells of everybody as posed now, of avatars whose surfaces are known."""
+        shells = []
+        for person, field in zip(self.people(), self.fields, strict=True):
+            T, surface = person.posed.T_world_canonical, SurfaceTable.of(field, self.geometry)
+            vertices = posed_vertices(self.geometry, T, None)
+            shells.append([BodyShell(self.geometry, T[b], vertices[b], surface=surface) for b in range(len(T))])
+        return shells
 
     def learn(self, poses: bool, fields: bool) -> None:
         """What takes a gradient."""
@@ -150,7 +162,7 @@ def main(settings: Settings) -> None:
     whole()  # compiles what is still to be compiled
     rows: list[tuple[str, float]] = []
     with torch.no_grad():
-        rows.append(("build one shell", clocked(lambda: Shell(scene.posed[0, 0]))))
+        rows.append(("pose the surfaces", clocked(scene.make_shells)))
         people = scene.people()
         posed = [person.posed for person in people]
         everything = sample_people(scene.rays, posed, scene.shells, SamplingConfig(cull=False))

@@ -12,16 +12,14 @@ from torch import Tensor, nn
 from avatarpose.body import BodyModel, vertex_normals
 from optimize.config import RefineConfig
 from optimize.poses import BodyParameters
+from renderer.body_shell import BodyShell
 from renderer.field import AvatarField
 from renderer.render import PersonRender
 from renderer.shading import CameraColour, SphericalHarmonicShading
-from renderer.shell import Shell
 from renderer.skinning import PosedPerson, SkinnedGeometry
+from renderer.surface_table import SurfaceTable
 
 BONES_PER_VERTEX = 4
-# A shell is rebuilt when a joint has moved or a bone's end has swung this far since it was built.
-STALE_DISTANCE = 0.008  # metres
-BONE_REACH = 0.25  # metres: how far the surface reaches from a joint it turns with
 
 
 class Avatars(nn.Module):
@@ -48,6 +46,10 @@ class Avatars(nn.Module):
         """All other parameters of the fields: grids, features and colour."""
         return [p for field in self.fields for p in field.shared_parameters()]
 
+    def surfaces(self) -> list[SurfaceTable | None]:
+        """Where the avatars' surfaces stand now."""
+        return [SurfaceTable.of(*one) for one in zip(self.fields, self.geometry, strict=True)]
+
     def set_surface_width(self, width: float) -> None:
         for field in self.fields:
             field.beta.fill_(width)
@@ -69,11 +71,17 @@ def canonical_geometry(body: BodyModel, betas: Float[Tensor, " shapes"]) -> Skin
     )
 
 
-def posed_vertices(geometry: SkinnedGeometry, transforms: Float[Tensor, "bones 4 4"], offset: Tensor | None) -> Tensor:
-    """Body vertices (V,3) in the world, from the canonical surface and `T_world_canonical` of one frame."""
-    blended = (geometry.bone_weights @ transforms[:, :3].flatten(1)).reshape(-1, 3, 4)
+def posed_vertices(
+    geometry: SkinnedGeometry, transforms: Float[Tensor, "frames bones 4 4"], offset: Tensor | None
+) -> Float[Tensor, "frames vertices 3"]:
+    """Body vertices in the world, from the canonical surface and `T_world_canonical` of each frame."""
+    frames = len(transforms)
     vertices = geometry.vertices if offset is None else geometry.vertices + offset
-    return (blended[..., :3] @ vertices[..., None])[..., 0] + blended[..., 3]
+    homogeneous = torch.cat([vertices, torch.ones_like(vertices[:, :1])], dim=1)
+    # One product of matrices: (vertices, bones x 4) by (bones x 4, frames x 3).
+    weighted = (geometry.bone_weights[:, :, None] * homogeneous[:, None]).flatten(1)
+    rows = transforms[:, : geometry.bone_weights.shape[1], :3].permute(1, 3, 0, 2).reshape(weighted.shape[1], -1)
+    return (weighted @ rows).view(-1, frames, 3).transpose(0, 1).contiguous()
 
 
 @dataclass
@@ -101,58 +109,34 @@ def body_motion(body: BodyModel, avatars: Avatars, parameters: BodyParameters, s
     return BodyMotion(T_world_canonical, joints, offset)
 
 
-class ShellCache:
-    """Shells by (person, frame), rebuilt only when the body has moved noticeably since."""
-
-    def __init__(self, avatars: Avatars, thickness: float) -> None:
-        self.avatars = avatars
-        self.thickness = thickness
-        self._shells: dict[tuple[int, int], tuple[Shell, Tensor]] = {}
-
-    def clear(self) -> None:
-        self._shells.clear()
-
-    @torch.no_grad()
-    def get(self, person: int, frame: int, motion: BodyMotion) -> Shell:
-        transforms = motion.T_world_canonical[person, frame]
-        held = self._shells.get((person, frame))
-        if held is not None and _moved(held[1], transforms, motion.joints[person, frame]) < STALE_DISTANCE:
-            return held[0]
-        offset = None if motion.shape_offset is None else motion.shape_offset[person]
-        vertices = posed_vertices(self.avatars.geometry[person], transforms, offset)
-        shell = Shell(vertices, self.thickness)
-        self._shells[(person, frame)] = (shell, transforms.detach().clone())
-        return shell
-
-
-def _moved(before: Tensor, now: Tensor, joints: Tensor) -> float:
-    """Largest displacement in metres of the joints, or of points a bone's reach away, between two sets of bones."""
-    relative = now @ torch.linalg.inv(before)
-    swing = (relative[:, :3, :3] - torch.eye(3).to(relative)).flatten(1).norm(dim=1).max() * BONE_REACH
-    shift = (((relative[:, :3, :3] @ joints[..., None])[..., 0] + relative[:, :3, 3]) - joints).norm(dim=1).max()
-    return float(torch.maximum(swing, shift))
-
-
 def render_people(
     avatars: Avatars,
     motion: BodyMotion,
     valid: Tensor,
     frames: list[int],
-    cache: ShellCache,
-) -> tuple[list[PersonRender], list[list[Shell | None]]]:
-    """What the renderer needs for a batch of frames: people, and their shells (None where a person is absent)."""
+    thickness: float,
+    surfaces: list[SurfaceTable | None] | None = None,
+) -> tuple[list[PersonRender], list[list[BodyShell | None]]]:
+    """What the renderer needs for a batch of frames: people, and their shells (None where a person is absent).
+
+    `surfaces`: where the avatars' surfaces are, so that less of the shells is sampled.
+    """
     people, shells = [], []
     index = torch.as_tensor(frames, device=motion.joints.device)
     for person, geometry in enumerate(avatars.geometry):
-        posed = PosedPerson(
-            geometry=geometry,
-            T_world_canonical=motion.T_world_canonical[person, index],
-            T_world_root=motion.T_world_canonical[person, index, 0],
-            shape_offset=None if motion.shape_offset is None else motion.shape_offset[person],
-        )
+        transforms = motion.T_world_canonical[person, index]
+        offset = None if motion.shape_offset is None else motion.shape_offset[person]
+        posed = PosedPerson(geometry, transforms, transforms[:, 0], offset)
         shading = avatars.shading[person] if avatars.use_shading else None
         people.append(PersonRender(posed=posed, field=avatars.fields[person], shading=shading))
-        shells.append([cache.get(person, f, motion) if bool(valid[person, f]) else None for f in frames])
+        with torch.no_grad():
+            vertices = posed_vertices(geometry, transforms, offset)
+        surface = None if surfaces is None else surfaces[person]
+        there = valid[person, index].tolist()
+        shells.append([
+            BodyShell(geometry, transforms[b], vertices[b], thickness, offset, surface) if there[b] else None
+            for b in range(len(frames))
+        ])  # fmt: skip
     return people, shells
 
 

@@ -1,7 +1,7 @@
 """Checkpoints of a refinement, and the avatars' own files.
 
 A checkpoint holds parameters, optimiser state and the stage clock. Random numbers are drawn afresh from (seed, stage,
-segment) at the start of every segment, and so are pixel pools and shells, so a run that was killed and one that was
+segment) at the start of every segment, and so are pixel pools, so a run that was killed and one that was
 not see the same numbers.
 """
 

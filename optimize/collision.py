@@ -6,9 +6,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from renderer.body_shell import BodyShell
 from renderer.render import PersonRender, Rendering
 from renderer.sampling import RayBatch
-from renderer.shell import Shell
 from renderer.skinning import inverse_skin, signed_body_distance, to_root
 
 STEP = 0.01
@@ -17,7 +17,7 @@ STEP = 0.01
 
 def collision_loss(
     people: list[PersonRender],
-    shells: list[list[Shell | None]],
+    shells: list[list[BodyShell | None]],
     rays: RayBatch,
     rendering: Rendering,
     level_weights: Tensor | None,
@@ -49,14 +49,13 @@ def collision_loss(
 
 
 @torch.no_grad()
-def _inside(points: Tensor, candidates: Tensor, frame: Tensor, shells: list[Shell | None]) -> tuple[Tensor, Tensor]:
+def _inside(points: Tensor, candidates: Tensor, frame: Tensor, shells: list[BodyShell | None]) -> tuple[Tensor, Tensor]:
     """The candidates that lie in the given shells, each in its own frame's, with their nearest vertices."""
     indices, vertices = [], []
     for b, shell in enumerate(shells):
         if shell is None:
             continue
         mine = candidates[frame[candidates] == b]
-        mine = mine[shell.occupied(points[mine])]
         if mine.numel() == 0:
             continue
         vertex, distance = shell.query(points[mine])

@@ -20,7 +20,7 @@ from avatarpose.cameras import LEAST_DEPTH, Cameras
 from avatarpose.errors import InputError
 from avatarpose.results import Bodies
 from avatarpose.sequence import Sequence
-from optimize.avatars import Avatars, BodyMotion, ShellCache, body_motion, posed_vertices, render_people
+from optimize.avatars import Avatars, BodyMotion, body_motion, render_people
 from optimize.checkpoint import load_avatar
 from optimize.config import RefineConfig, preset
 from optimize.poses import BodyParameters
@@ -154,7 +154,6 @@ class PeopleRenderer:
             self.rays_at_once = min(self.rays_at_once, RAYS_AT_ONCE)
         reaches = map(surface_reach, self.avatars.fields, self.avatars.geometry)
         self.thickness = min(self.sampling.shell, max(reaches))
-        self._cache = ShellCache(self.avatars, self.thickness)
         self._posed: tuple[int, list[PersonRender], list, list[Tensor]] | None = None
 
     @torch.no_grad()
@@ -201,13 +200,8 @@ class PeopleRenderer:
     def _pose(self, frame: int) -> tuple[list[PersonRender], list, list[Tensor]]:
         """The people of one frame, their shells, the vertices of those who are there; kept until another is asked."""
         if self._posed is None or self._posed[0] != frame:
-            self._cache.clear()
-            posed, shells = render_people(self.avatars, self.motion, self.valid, [frame], self._cache)
-            vertices = [
-                posed_vertices(one.geometry, self.motion.T_world_canonical[p, frame], self.motion.shape_offset[p])
-                for p, one in enumerate(person.posed for person in posed)
-                if bool(self.valid[p, frame])
-            ]
+            posed, shells = render_people(self.avatars, self.motion, self.valid, [frame], self.thickness)
+            vertices = [row[0].vertices for row in shells if row[0] is not None]
             self._posed = (frame, posed, shells, vertices)
         return self._posed[1:]
 

@@ -125,14 +125,19 @@ class PixelSource:
 
     def _image_pool(self, camera, frame, box, pixels, patch, blur, rng) -> dict[str, np.ndarray] | None:
         height, width = int(self._cameras.height[camera]), int(self._cameras.width[camera])
-        mask = self.images.mask(camera, frame)
-        foreground = mask == FOREGROUND
         left, top = max(int(box[0]), 0), max(int(box[1]), 0)
         right, bottom = min(int(np.ceil(box[2])), width), min(int(np.ceil(box[3])), height)
-        inside = np.zeros((height, width), dtype=bool)
-        inside[top:bottom, left:right] = True
-        if not inside.any():
+        if left >= right or top >= bottom:
             return None
+        # Work on the part of the image that the box's pixels depend on.
+        border = max(EDGE_WIDTH, self.edge, patch) + int(np.ceil(4 * blur)) + 1
+        x, y = max(left - border, 0), max(top - border, 0)
+        window = np.s_[y : bottom + border, x : right + border]
+        mask = self.images.mask(camera, frame)[window]
+        foreground = mask == FOREGROUND
+        height, width = mask.shape
+        inside = np.zeros((height, width), dtype=bool)
+        inside[top - y : bottom - y, left - x : right - x] = True
         near_edge = edge_band(foreground, EDGE_WIDTH) & inside
         groups = max(1, pixels // (patch * patch))
         rows, columns = _draw(foreground & inside, near_edge, inside, groups, rng)
@@ -140,12 +145,12 @@ class PixelSource:
             rows = np.clip(rows - patch // 2, 0, height - patch)[:, None, None] + np.arange(patch)[None, :, None]
             columns = np.clip(columns - patch // 2, 0, width - patch)[:, None, None] + np.arange(patch)[None, None, :]
             rows, columns = (
-                np.broadcast_to(x, (len(x), patch, patch)).reshape(len(x), -1)
-                for x in np.broadcast_arrays(rows, columns)
+                np.broadcast_to(one, (len(one), patch, patch)).reshape(len(one), -1)
+                for one in np.broadcast_arrays(rows, columns)
             )
         else:
             rows, columns = rows[:, None], columns[:, None]
-        image = self.images.image(camera, frame).astype(np.float32) / 255.0
+        image = self.images.image(camera, frame)[window].astype(np.float32) / 255.0
         image = blur_inside(image, foreground, blur)
         label = np.where(foreground, 1, np.where(mask == UNKNOWN, 2, 0)).astype(np.int64)
         coloured = ~edge_band(foreground, self.edge) & (label != 2)
@@ -155,9 +160,9 @@ class PixelSource:
             person[:] = -1
             for name, raster in own.items():
                 if name in self.people:
-                    person[raster == FOREGROUND] = self.people.index(name)
-                    person[raster == UNKNOWN] = -2
-        pixel_centres = torch.from_numpy(np.stack([columns, rows], axis=-1) + 0.5)
+                    person[raster[window] == FOREGROUND] = self.people.index(name)
+                    person[raster[window] == UNKNOWN] = -2
+        pixel_centres = torch.from_numpy(np.stack([columns + x, rows + y], axis=-1) + 0.5)
         _, directions = self._cameras.select([self._cameras.names[camera]]).rays(pixel_centres[None])
         return {
             "camera": np.full(rows.shape, camera, dtype=np.int64),

@@ -1,7 +1,8 @@
 """The poses of all people over all frames, as parameters of the refinement.
 
 pose = start + MLP(start, time) (AvatarPose Sec. 3.4) and, as a setting, a free correction per frame; root orientation
-and translation have a correction per frame each, the shape one shared by all frames.
+and translation have a correction per frame each, the shape one shared by all frames. The free corrections are optimised
+in directions that all matter alike (`optimize.curvature`): a parameter's step moves all joints of its frame.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 PoseParam = Literal["mlp", "direct", "both"]
+PARAMETERS = 75
+"""Of one body in one frame: turn of the root in world axes (3), angles of the other joints (69), translation (3)."""
 
 
 @dataclass(frozen=True)
@@ -75,22 +78,31 @@ class PoseParameters(nn.Module):
         self.register_buffer("start_trans", torch.where(valid[..., None], trans, torch.zeros_like(trans)))
         self.register_buffer("valid", valid)
         self.delta_betas = nn.Parameter(torch.zeros_like(betas))
-        self.delta_root = nn.Parameter(torch.zeros(people, frames, 3))
-        self.delta_trans = nn.Parameter(torch.zeros(people, frames, 3))
-        self.delta_pose = nn.Parameter(torch.zeros(people, frames, 69)) if pose_param != "mlp" else None
+        self.register_buffer("corrections", torch.zeros(people, frames, PARAMETERS))
+        self.register_buffer("directions", torch.eye(PARAMETERS).repeat(people, frames, 1, 1))
+        self.steps = nn.Parameter(torch.zeros(people, frames, PARAMETERS))
+        self.turns_joints = pose_param != "mlp"
+        """Whether the angles have free corrections."""
         times = torch.linspace(-1.0, 1.0, frames) if frames > 1 else torch.zeros(1)
         self.networks = PoseNetworks(people, times) if pose_param != "direct" else None
 
+    @torch.no_grad()
+    def set_directions(self, directions: Float[Tensor, "people frames 75 75"]) -> None:
+        """Optimise along other directions from here on: the columns of each matrix are what a unit step moves."""
+        self.corrections += (self.directions @ self.steps[..., None])[..., 0]
+        self.steps.zero_()
+        self.directions.copy_(directions)
+        if not self.turns_joints:
+            self.directions[..., 3:72, :] = 0.0
+
     def forward(self) -> BodyParameters:
-        root = roma.rotvec_composition((self.delta_root, self.start_poses[..., :3]), normalize=False)
-        body = self.start_poses[..., 3:]
-        correction = torch.zeros_like(body)
+        correction = self.corrections + (self.directions @ self.steps[..., None])[..., 0]
+        root = roma.rotvec_composition((correction[..., :3], self.start_poses[..., :3]), normalize=False)
+        body = self.start_poses[..., 3:] + correction[..., 3:72]
         if self.networks is not None:
-            correction = correction + self.networks(body)
-        if self.delta_pose is not None:
-            correction = correction + self.delta_pose
+            body = body + self.networks(self.start_poses[..., 3:])
         return BodyParameters(
             betas=self.start_betas + self.delta_betas,
-            poses=torch.cat([root, body + correction], dim=-1),
-            trans=self.start_trans + self.delta_trans,
+            poses=torch.cat([root, body], dim=-1),
+            trans=self.start_trans + correction[..., 72:],
         )

@@ -17,9 +17,10 @@ from avatarpose.frames import FrameCache
 from avatarpose.io import write_json
 from avatarpose.results import Bodies, Joints3D
 from avatarpose.sequence import Sequence
-from optimize.avatars import Avatars, ShellCache, body_motion, image_boxes
+from optimize.avatars import Avatars, body_motion, image_boxes
 from optimize.checkpoint import Clock, fingerprint, load_checkpoint, save_avatar, save_checkpoint
 from optimize.config import RefineConfig, Stage
+from optimize.curvature import pose_directions
 from optimize.perceptual import load_lpips
 from optimize.pixels import PixelSource, Pool
 from optimize.poses import PoseParameters
@@ -31,6 +32,8 @@ from optimize.uncertainty import Uncertainty, UncertaintyConfig, joint_uncertain
 
 POOL_LIMIT = 12_000_000
 """Pixels held in memory at most, over all images of a segment (about 60 bytes each)."""
+SURFACES_EVERY = 25
+"""Iterations after which a moving surface is looked at again, to choose samples by it."""
 UNCERTAINTY = UncertaintyConfig()
 Progress = Callable[[int, int, str, dict[str, float]], None]
 """Called with iterations done, iterations in all, the stage's name and the weighted loss terms."""
@@ -190,7 +193,6 @@ def build_problem(
         source=source,
         evidence=evidence,
         triple=triple.to(device),
-        cache=ShellCache(avatars, config.sampling.shell),
         patch_distance=load_lpips(device) if config.avatar.lpips > 0 and config.patch > 1 else None,
     )
     return problem
@@ -227,14 +229,18 @@ def _segment(
     config = problem.config
     seed = (config.seed * 1_000_003 + index * 10_007 + start) % (2**31)
     generator = torch.Generator(device=problem.triple.device).manual_seed(seed)
-    problem.cache.clear()
     problem.avatars.set_surface_width(stage.surface_width)
     with torch.no_grad():
         parameters = problem.poses()
         motion = body_motion(problem.body, problem.avatars, parameters, problem.shape_moves)
+    problem.surfaces = problem.avatars.surfaces()
+    if start == 0 and stage.kind != "avatar":
+        problem.poses.set_directions(pose_directions(problem, parameters, motion, seed))
     pools = draw_pools(problem, stage, motion.joints, seed)
     fixed = (parameters, motion) if stage.kind == "avatar" else None
     for iteration in range(start, stop):
+        if stage.kind != "pose" and (iteration - start) % SURFACES_EVERY == 0:
+            problem.surfaces = problem.avatars.surfaces()
         factor = (1 - iteration / stage.iterations) ** config.decay_power
         for group in optimiser.param_groups:
             group["lr"] = group["base_lr"] * factor

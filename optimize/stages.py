@@ -12,7 +12,7 @@ from avatarpose.estimate import Association
 from avatarpose.register.priors import hinge_cost, pose_cost, pose_table
 from avatarpose.sequence import Sequence
 from optimize import losses
-from optimize.avatars import Avatars, BodyMotion, ShellCache, body_motion, render_people
+from optimize.avatars import Avatars, BodyMotion, body_motion, render_people
 from optimize.collision import collision_loss
 from optimize.config import PosePriorKind, RefineConfig, Stage
 from optimize.perceptual import PatchDistance, patch_loss
@@ -22,6 +22,7 @@ from renderer.field import FieldSample, offset_penalty, offset_smoothness
 from renderer.hash_grid import level_window
 from renderer.render import Rendering, render
 from renderer.sampling import RayBatch
+from renderer.surface_table import SurfaceTable
 
 OUTSIDE_DISTANCE = 0.045
 """Metres from the skin beyond which density is discouraged."""
@@ -61,8 +62,9 @@ class Problem:
     source: PixelSource
     evidence: Evidence | None
     triple: Tensor  # (P, F-2) bool: three consecutive valid frames
-    cache: ShellCache
     patch_distance: PatchDistance | None = None
+    surfaces: list[SurfaceTable | None] | None = None
+    """Where the avatars' surfaces stood when this was last refreshed."""
     keypoint_unit: float = 10.0
     """Pixels: scale of the robust reprojection cost."""
 
@@ -101,10 +103,8 @@ def groups_of_parameters(problem: Problem, stage: Stage) -> list[dict]:
         if avatars.use_camera_colour:
             add(avatars.camera_colour.parameters(), rates.shading)
     if stage.kind in ("silhouette", "pose", "joint"):
-        add([poses.delta_pose], rates.pose)
+        add([poses.steps], rates.pose)
         add(poses.networks.parameters() if poses.networks is not None else [], rates.pose_mlp)
-        add([poses.delta_root], rates.root)
-        add([poses.delta_trans], rates.translation)
         if stage.shape:
             add([poses.delta_betas], rates.betas)
     return groups
@@ -122,7 +122,8 @@ def render_batch(
 ) -> tuple[Rendering, Tensor]:
     """The layered rendering of a batch of rays, and the loss of overlapping people where the stage asks for it."""
     config = problem.config
-    people, shells = render_people(problem.avatars, motion, problem.poses.valid, frames, problem.cache)
+    valid, thickness = problem.poses.valid, config.sampling.shell
+    people, shells = render_people(problem.avatars, motion, valid, frames, thickness, problem.surfaces)
     rays = RayBatch(origins=batch.origin, directions=batch.direction, frame=batch.frame)
     overlaps = stage.collision and config.ablation.collision
     # Overlaps deep inside bodies lie behind samples that let nothing pass; there the collision must still look.

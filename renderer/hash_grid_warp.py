@@ -3,19 +3,15 @@
 Forward and both gradients (to the table and to the positions) stand behind one `torch.autograd.Function`. Tensors are
 shared with torch without a copy; on CUDA the kernels run on torch's current stream.
 
-Warp runs a CPU kernel on the calling thread alone, so the work is cut into as many launches as torch has threads: by
-points going forward, and by levels going back, where each row of the table then belongs to one thread and the sums are
-the same in every run with that number of threads.
+On the CPU the work is cut into as many launches as torch has threads: by points going forward, and by levels going
+back, where each row of the table then belongs to one thread and the sums are the same in every run with that number of
+threads.
 
 Nothing here is compiled or initialised at import; kernels are built for a number of features at their first use and
 kept by Warp in its own cache folder.
 """
 
 import functools
-import itertools
-import os
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import torch
@@ -25,6 +21,7 @@ from torch.autograd.function import once_differentiable
 
 from renderer.hash_grid import HASH_PRIMES, GridLayout, grid_layout
 from renderer.hash_grid import hash_encode as hash_encode_plain
+from renderer.warp_launch import launch_over, run_side_by_side, start_warp, stream_of, threads_for
 
 wp.set_module_options({"enable_backward": False})
 
@@ -174,28 +171,6 @@ def _no_weights(levels: int, device: torch.device) -> Tensor:
     return torch.ones(levels, device=device)
 
 
-@functools.cache
-def _pool(process: int, workers: int) -> ThreadPoolExecutor:
-    """Threads for CPU launches; by process, since threads do not survive a fork."""
-    return ThreadPoolExecutor(workers, thread_name_prefix="hash-grid")
-
-
-def _run(jobs: list[Callable[[], None]]) -> None:
-    """Run jobs side by side, the last on this thread. Warp lets go of the interpreter's lock inside a kernel."""
-    pending = [_pool(os.getpid(), len(jobs) - 1).submit(job) for job in jobs[:-1]]
-    try:
-        jobs[-1]()
-    finally:
-        for future in pending:
-            future.result()
-
-
-def _threads(points: int, device: torch.device) -> int:
-    if device.type != "cpu":
-        return 1
-    return max(1, min(torch.get_num_threads(), points // POINTS_PER_THREAD))
-
-
 class _Encode(torch.autograd.Function):
     @staticmethod
     def forward(
@@ -209,16 +184,7 @@ class _Encode(torch.autograd.Function):
         kernels = _kernels(layout.features)
         inputs = _inputs(kernels, positions, table, layout, level_weights)
         output = wp.from_torch(encoded, dtype=kernels.vector)
-        stream = _stream(device)
-        threads = _threads(points, device)
-        bounds = [points * thread // threads for thread in range(threads + 1)]
-        _run([
-            functools.partial(
-                wp.launch, kernels.forward, dim=stop - start, inputs=[*inputs, start], outputs=[output],
-                device=inputs[0].device, stream=stream,
-            )
-            for start, stop in itertools.pairwise(bounds)
-        ])
+        launch_over(kernels.forward, points, inputs, [output], device, POINTS_PER_THREAD)
         return encoded.view(points, levels * layout.features)
 
     @staticmethod
@@ -228,7 +194,7 @@ class _Encode(torch.autograd.Function):
         layout, levels = ctx.layout, ctx.levels
         want_positions, want_table = ctx.needs_input_grad[:2]
         points, device = len(positions), positions.device
-        threads = min(_threads(points, device), levels)
+        threads = min(threads_for(points, POINTS_PER_THREAD, device), levels)
         kernels = _kernels(layout.features)
         inputs = _inputs(kernels, positions, table, layout, level_weights)
         grad = grad_encoded.contiguous().view(points, levels, layout.features)
@@ -237,7 +203,7 @@ class _Encode(torch.autograd.Function):
         grad_table = torch.zeros_like(table if want_table else table[:1])
         grad_positions = torch.zeros(threads, points if want_positions else 1, 3, device=device)
         table_out = wp.from_torch(grad_table, dtype=kernels.vector)
-        stream = _stream(device)
+        stream = stream_of(device)
 
         def go_back(first: int, last: int, stride: int, at_once: int, positions_out: wp.array) -> None:
             for level in range(first, last, stride):
@@ -249,7 +215,7 @@ class _Encode(torch.autograd.Function):
 
         outs = [wp.from_torch(part, dtype=wp.vec3) for part in grad_positions]
         if device.type == "cpu":
-            _run([functools.partial(go_back, n, levels, threads, 1, out) for n, out in enumerate(outs)])
+            run_side_by_side([functools.partial(go_back, n, levels, threads, 1, out) for n, out in enumerate(outs)])
         else:
             go_back(0, 1, 1, levels, outs[0])
         return (
@@ -270,10 +236,6 @@ def _inputs(kernels: Kernels, positions: Tensor, table: Tensor, layout: GridLayo
     ]
 
 
-def _stream(device: torch.device):
-    return wp.stream_from_torch(torch.cuda.current_stream(device)) if device.type == "cuda" else None
-
-
 def hash_encode(
     positions: Tensor, table: Tensor, layout: GridLayout, level_weights: Tensor | None = None, levels: int | None = None
 ) -> Tensor:
@@ -291,11 +253,7 @@ def check(device: torch.device, features: int = 4) -> None:
     Raises:
         RuntimeError: the values or gradients differ. Warp's own errors pass through.
     """
-    if hasattr(wp.config, "log_level"):
-        wp.config.log_level = max(wp.config.log_level, wp.LOG_WARNING)
-    else:
-        wp.config.quiet = True
-    wp.init()
+    start_warp()
     layout = grid_layout(levels=2, features=features, log2_table=8, base_resolution=3, finest_resolution=20)
     results = []
     with torch.enable_grad():  # the first call of a process may come under no_grad

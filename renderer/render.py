@@ -110,9 +110,15 @@ def render_samples(
     background: Float[Tensor, "rays 3"] | None = None,
     level_weights: Float[Tensor, " levels"] | None = None,
     want_colour: bool = True,
+    displacement: Float[Tensor, "samples 3"] | None = None,
 ) -> Rendering:
-    """`render` with the samples given: a smooth function of poses and fields, as far as the fields are."""
-    layers = [_geometry(*one, samples.step, config, level_weights) for one in _by_person(people, samples, rays)]
+    """`render` with the samples given: a smooth function of poses and fields, as far as the fields are.
+
+    `displacement` (metres, canonical space) is added to the samples' positions there: for derivatives by them.
+    """
+    moved = [None] * len(people) if displacement is None else displacement.split(samples.counts)
+    parts = zip(_by_person(people, samples, rays), moved, strict=True)
+    layers = [_geometry(*one, by, samples.step, config, level_weights) for one, by in parts]
     layer = _Geometry.join(layers, rays)
     R = len(rays.frame)
     composed = composite(samples.ray, samples.z, samples.person, layer.density, samples.step, R, len(people))
@@ -172,6 +178,7 @@ def _geometry(
     points: Tensor,
     vertex: Tensor,
     frame: Tensor,
+    displacement: Tensor | None,
     step: float,
     config: SamplingConfig,
     level_weights: Tensor | None,
@@ -180,6 +187,8 @@ def _geometry(
     posed = person.posed
     spans, _ = frame_spans(frame, len(posed.T_world_root))
     x_ref = inverse_skin_by_span(to_root_by_span(points, spans, posed), spans, vertex, posed)
+    if displacement is not None:
+        x_ref = x_ref + displacement
     distance = signed_body_distance(x_ref, vertex, posed.geometry)
     evaluated = distance.detach() >= -config.inside
     index = torch.nonzero(evaluated)[:, 0]

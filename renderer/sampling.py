@@ -5,12 +5,14 @@ No gradient flows through anything here: depths, nearest vertices and the choice
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from renderer.body_shell import BodyShell, march
 from renderer.shell import Shell
 from renderer.skinning import (
     PosedPerson,
@@ -43,8 +45,8 @@ class SamplingConfig:
 
     That sample lets no more than exp(-8) of the light through (`renderer.render.SATURATED_OPTICAL_DEPTH`), so what is
     dropped weighs less than 4e-4 altogether, and as a rule far less, for little light comes that deep. It is the first
-    such sample among probes, every few samples of a person and no more than `inside` apart. Switch it off where hidden
-    samples matter for themselves, as in a loss on overlapping bodies.
+    such sample among probes: all samples of `BodyShell`s; of `Shell`s every few, no more than `inside` apart. Switch it
+    off where hidden samples matter for themselves, as in a loss on overlapping bodies.
     """
 
     colour_weight: float = 1e-3
@@ -97,7 +99,7 @@ class Samples:
 def sample_people(
     rays: RayBatch,
     people: list[PosedPerson],
-    shells: list[list[Shell | None]],
+    shells: list[list[Shell | None]] | list[list[BodyShell | None]],
     config: SamplingConfig,
     generator: torch.Generator | None = None,
 ) -> Samples:
@@ -109,7 +111,8 @@ def sample_people(
     Args:
         rays: R rays.
         people: P people, posed in B frames.
-        shells: for each person and frame of the batch, the shell; None where the person is absent.
+        shells: for each person and frame of the batch, the shell; None where the person is absent. `BodyShell`s are
+            fast, `Shell`s exact.
         config: settings; shells thinner than `config.shell` bound the samples by their own thickness.
         generator: of the shifts.
 
@@ -127,6 +130,8 @@ def sample_people(
     samples = Samples(empty, empty, empty, empty.to(dtype), empty, [0] * len(people), config.step)
     if len(rays.frame) == 0 or not any(shell is not None for row in shells for shell in row):
         return samples
+    if all(isinstance(shell, BodyShell) for row in shells for shell in row if shell is not None):
+        return _march_bodies(rays, shells, shift, config)
     samples, number = _march(rays, shells, shift, config.step)
     if config.cull:
         samples = _ask_until_deep(samples, number, rays, people, shells, config)
@@ -143,6 +148,29 @@ def _check(rays: RayBatch, people: list[PosedPerson], shells: list[list[Shell | 
         first, last = (int(frame) for frame in torch.aminmax(rays.frame))
         if first < 0 or last >= max(frames):
             raise ValueError(f"sampling: rays of frames {first} to {last}, people posed in {frames}")
+
+
+def _march_bodies(
+    rays: RayBatch, shells: list[list[BodyShell | None]], shift: Tensor, config: SamplingConfig
+) -> Samples:
+    """All of it in one kernel, by the bodies' tables; every sample is a probe."""
+    by_frame = torch.argsort(rays.frame, stable=True)
+    thickness = min(shell.thickness for row in shells for shell in row if shell is not None)
+    person, row, number, vertex = march(
+        shells,
+        rays.origins.index_select(0, by_frame),
+        rays.directions.index_select(0, by_frame),
+        rays.frame.index_select(0, by_frame),
+        shift.index_select(1, by_frame),
+        config.step,
+        min(config.shell, thickness),
+        config.inside if config.cull else math.inf,
+        config.max_samples,
+    )
+    ray = by_frame.index_select(0, row)
+    z = (number + shift[person, ray]) * config.step
+    counts = torch.bincount(person, minlength=len(shells)).tolist()
+    return Samples(ray, person, rays.frame.index_select(0, ray), z, vertex, counts, config.step)
 
 
 def _march(

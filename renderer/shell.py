@@ -1,6 +1,7 @@
-"""The shell around a posed body: which parts of space lie near it, and the nearest vertex there.
+"""The shell around a surface, exactly: which parts of space lie near its vertices, and the nearest vertex there.
 
-On the CPU a bounded k-d tree answers, on CUDA a Warp hash grid; both give the same nearest vertex.
+A k-d tree over the vertices answers, in any precision, on the CPU. What is rendered in numbers takes
+`renderer.body_shell`, which needs nothing built when a body moves.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ class Shell:
     """Space within `thickness` of a body's vertices, in world axes.
 
     Args:
-        vertices: (V,3) metres, world; their device decides what answers the queries.
+        vertices: (V,3) metres, world.
         thickness: metres.
         voxel: metres, side of the occupancy cells.
 
@@ -42,7 +43,7 @@ class Shell:
         self.thickness = thickness
         self.voxel = voxel
         self.device = vertices.device
-        self._nearest = _TreeQuery(vertices) if vertices.device.type == "cpu" else _warp_query(vertices, thickness)
+        self._nearest = _TreeQuery(vertices)
         self._build_occupancy(vertices)
 
     def _build_occupancy(self, vertices: Tensor) -> None:
@@ -108,17 +109,11 @@ class _TreeQuery:
     """Nearest vertex by a k-d tree bounded in distance; settings chosen for speed of building and asking together."""
 
     def __init__(self, vertices: Tensor) -> None:
-        self.tree = cKDTree(vertices.double().numpy(), leafsize=32, balanced_tree=False, compact_nodes=False)
+        self.tree = cKDTree(vertices.double().cpu().numpy(), leafsize=32, balanced_tree=False, compact_nodes=False)
 
     def __call__(self, points: Tensor, bound: float) -> tuple[Tensor, Tensor]:
         workers = max(1, min(torch.get_num_threads(), len(points) // POINTS_PER_WORKER))
-        distance, vertex = self.tree.query(points.double().numpy(), distance_upper_bound=bound, workers=workers)
-        vertex = torch.from_numpy(vertex)
-        distance = torch.from_numpy(distance).to(points.dtype)
+        distance, vertex = self.tree.query(points.double().cpu().numpy(), distance_upper_bound=bound, workers=workers)
+        vertex = torch.from_numpy(vertex).to(points.device)
+        distance = torch.from_numpy(distance).to(points)
         return vertex.masked_fill_(torch.isinf(distance), 0), distance
-
-
-def _warp_query(vertices: Tensor, thickness: float):
-    from renderer.nearest_warp import WarpNearest
-
-    return WarpNearest(vertices, thickness)

@@ -100,7 +100,33 @@ def test_pose_parameters_start_at_the_start():
         assert torch.allclose(now.poses, start, atol=1e-3)
         assert torch.allclose(now.trans, poses.start_trans)
         now.poses.sum().backward()
-        assert poses.delta_root.grad.abs().max() > 0
+        assert poses.steps.grad[..., :3].abs().max() > 0
+
+
+def test_new_directions_keep_the_pose_and_turn_the_gradient():
+    torch.manual_seed(1)
+    valid = torch.ones(1, 2, dtype=torch.bool)
+    poses = PoseParameters(torch.zeros(1, 10), 0.3 * torch.randn(1, 2, 72), torch.zeros(1, 2, 3), valid, "direct")
+    with torch.no_grad():
+        poses.steps.copy_(0.1 * torch.randn(1, 2, 75))
+    before = poses()
+    directions = torch.randn(1, 2, 75, 75)
+    poses.set_directions(directions)
+    after = poses()
+    torch.testing.assert_close(after.poses, before.poses)
+    torch.testing.assert_close(after.trans, before.trans)
+    wanted = torch.randn(1, 2, 3)
+    (after.trans * wanted).sum().backward()
+    expected = (directions[..., 72:, :].transpose(-1, -2) @ wanted[..., None])[..., 0]
+    torch.testing.assert_close(poses.steps.grad, expected)
+
+
+def test_the_network_alone_turns_the_joints():
+    valid = torch.ones(1, 2, dtype=torch.bool)
+    poses = PoseParameters(torch.zeros(1, 10), torch.zeros(1, 2, 72), torch.zeros(1, 2, 3), valid, "mlp")
+    poses.set_directions(torch.ones(1, 2, 75, 75))
+    poses().poses[..., 3:].sum().backward()
+    assert poses.steps.grad.abs().max() == 0
 
 
 def test_edge_band_reaches_its_width_on_both_sides():

@@ -80,28 +80,6 @@ def test_occupied_cells_hold_the_whole_shell_and_little_else():
     assert bool(((points[inside] >= low) & (points[inside] <= high)).all())
 
 
-def test_warp_finds_the_same_vertices():
-    from renderer.nearest_warp import WarpNearest
-
-    vertices = geometry().vertices.float()
-    points = (torch.rand(2000, 3) * 2 - 1) * torch.tensor([0.25, 0.75, 0.25])
-    vertex, distance = Shell(vertices, SHELL).query(points)
-    warp_vertex, warp_distance = WarpNearest(vertices, SHELL)(points, SHELL)
-    assert torch.equal(torch.isfinite(warp_distance), torch.isfinite(distance))
-    assert torch.equal(warp_vertex, vertex)
-    near = torch.isfinite(distance)
-    torch.testing.assert_close(warp_distance[near], distance[near], atol=1e-6, rtol=0)
-
-
-@pytest.mark.cuda
-def test_shell_on_cuda_answers_like_the_cpu():
-    vertices = geometry().vertices.float()
-    points = (torch.rand(2000, 3) * 2 - 1) * torch.tensor([0.25, 0.75, 0.25])
-    here, there = Shell(vertices, SHELL), Shell(vertices.cuda(), SHELL)
-    assert torch.equal(there.occupied(points.cuda()).cpu(), here.occupied(points))
-    assert torch.equal(there.query(points.cuda())[0].cpu(), here.query(points)[0])
-
-
 @pytest.mark.parametrize("vertices", [torch.zeros(0, 3), torch.zeros(4, 2), torch.full((4, 3), torch.nan)])
 def test_shell_refuses_what_is_no_body(vertices):
     with pytest.raises(ValueError, match="shell: vertices"):

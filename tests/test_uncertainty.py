@@ -1,4 +1,4 @@
-"""Standard deviations of joints: the curvature against automatic differentiation, and what must make them grow."""
+"""Curvature of the refinement's cost against other derivatives; standard deviations, and what makes them grow."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from importlib.resources import as_file, files
 
 import numpy as np
 import pytest
+import roma
 import torch
 from test_refine import bodies_of
 
@@ -14,9 +15,20 @@ from avatarpose.body import load_body
 from avatarpose.errors import InputError
 from avatarpose.results import Bodies
 from avatarpose.sequence import Sequence
+from optimize.avatars import body_motion
 from optimize.config import preset
+from optimize.curvature import (
+    LARGEST_DEVIATION,
+    body_steps,
+    information,
+    keypoint_information,
+    look,
+    pose_directions,
+    ray_jacobian,
+    rendered_values,
+)
 from optimize.refine import build_problem
-from optimize.uncertainty import Uncertainty, UncertaintyConfig, _keypoint_information, _steps, joint_uncertainty
+from optimize.uncertainty import Uncertainty, UncertaintyConfig, joint_uncertainty
 
 CONFIG = UncertaintyConfig(rays=40)
 
@@ -44,13 +56,15 @@ def problem_of(body, cameras=None, smpl_only=False):
 def test_keypoint_information_is_that_of_the_derivatives(body):
     problem = problem_of(body, smpl_only=True)
     parameters = problem.poses()
-    found = _keypoint_information(problem, _steps(body, parameters, 0, 0, CONFIG), 0, 0)
+    found = keypoint_information(problem, body_steps(body, parameters, 0, 0, CONFIG), 0, 0)
 
     def project(theta):
-        keypoints = body.keypoints(parameters.betas[0], theta[:72], theta[72:])
+        pose = parameters.poses[0, 0]
+        turned = torch.cat([roma.rotvec_composition((theta[:3], pose[:3])), pose[3:] + theta[3:72]])
+        keypoints = body.keypoints(parameters.betas[0], turned, parameters.trans[0, 0] + theta[72:])
         return problem.cameras.project(keypoints)[0]  # (C, 17, 2)
 
-    theta = torch.cat([parameters.poses[0, 0], parameters.trans[0, 0]]).detach()
+    theta = torch.full((75,), 1e-6)  # a turn by nothing has no derivative
     J = torch.autograd.functional.jacobian(project, theta)  # (C, 17, 2, 75)
     miss = (project(theta) - problem.evidence.pixels[:, 0, 0]).square().mean(-1)
     weight = problem.evidence.score[:, 0, 0] / (1 + miss / problem.keypoint_unit**2)
@@ -58,6 +72,48 @@ def test_keypoint_information_is_that_of_the_derivatives(body):
     variance = (weight * miss).sum() / weight.sum()
     expected = torch.einsum("cjka,cjkb,cj->ab", J, J, weight) / variance.clamp(min=1)
     assert (found - expected).norm() < 0.02 * expected.norm()
+
+
+def test_derivatives_of_the_rays_are_those_of_differences(body):
+    problem = problem_of(body)
+    torch.manual_seed(2)
+    with torch.no_grad():
+        for field in problem.avatars.fields:
+            field.beta.fill_(0.01)
+            field.colour_out.bias.copy_(torch.randn(3))
+        parameters = problem.poses()
+        motion = body_motion(body, problem.avatars, parameters, shape_moves=True)
+        view = look(problem, motion, 0, 40, seed=3)
+        steps = body_steps(body, parameters, 1, 0, CONFIG)
+        found = ray_jacobian(view, 1, steps)
+        by = 4e-4
+        ahead, back = (replace(CONFIG, angle_step=step, length_step=step) for step in (by, -by))
+        sides = [body_steps(body, parameters, 1, 0, config) for config in (ahead, back)]
+        for k in (0, 1, 2, 9, 72, 73, 74):
+            values = []
+            for side in sides:
+                T = side.transforms[k + 1][None]
+                posed = replace(view.people[1].posed, T_world_canonical=T, T_world_root=T[:, 0])
+                moved = [view.people[0], replace(view.people[1], posed=posed)]
+                values.append(rendered_values(view, moved, None)[0])
+            difference = (values[0] - values[1]) / (2 * by)
+            strong = difference.norm(dim=1) > 0.3 * difference.norm(dim=1).quantile(0.9)
+            error = (found[..., k] - difference).norm(dim=1) / difference.norm(dim=1)
+            # Some rays jump: a sample too faint for a colour gets one.
+            assert error[strong].median() < 0.015
+            assert error[strong].quantile(0.75) < 0.05
+
+
+def test_unit_steps_along_the_directions_matter_alike(body):
+    problem = problem_of(body)
+    with torch.no_grad():
+        parameters = problem.poses()
+        motion = body_motion(body, problem.avatars, parameters, shape_moves=True)
+        S = pose_directions(problem, parameters, motion, seed=3, config=CONFIG)[0, 0].double()
+        view = look(problem, motion, 0, CONFIG.rays, seed=3)
+        A = information(view, problem, 0, 0, body_steps(body, parameters, 0, 0, CONFIG)).double()
+    A = A + torch.eye(75) / LARGEST_DEVIATION**2
+    torch.testing.assert_close(S.T @ A @ S, torch.eye(75).double(), atol=1e-3, rtol=0)
 
 
 def test_pixels_tell_more_than_keypoints_and_cameras_more_than_one(body):
