@@ -184,12 +184,7 @@ def _geometry(
     level_weights: Tensor | None,
 ) -> _Geometry:
     """Density of one person at world points grouped by frame."""
-    posed = person.posed
-    spans, _ = frame_spans(frame, len(posed.T_world_root))
-    x_ref = inverse_skin_by_span(to_root_by_span(points, spans, posed), spans, vertex, posed)
-    if displacement is not None:
-        x_ref = x_ref + displacement
-    distance = signed_body_distance(x_ref, vertex, posed.geometry)
+    x_ref, distance = _in_canonical_space(person.posed, points, vertex, frame, displacement)
     evaluated = distance.detach() >= -config.inside
     index = torch.nonzero(evaluated)[:, 0]
     asked = distance.index_select(0, index)
@@ -199,6 +194,21 @@ def _geometry(
     density = torch.full_like(distance, saturated).index_copy(0, index, held)
     offset = torch.zeros_like(distance).index_copy(0, index, sample.offset)
     return _Geometry(density, offset, x_ref, distance, evaluated)
+
+
+def _in_canonical_space(
+    posed: PosedPerson, points: Tensor, vertex: Tensor, frame: Tensor, displacement: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """Canonical positions and signed distances from the skin; by Warp in float32, the plain way in other precisions."""
+    if points.dtype == torch.float32 and displacement is None:
+        from renderer.canonical_warp import canonical_points
+
+        return canonical_points(points, frame, vertex, posed)
+    spans, _ = frame_spans(frame, len(posed.T_world_root))
+    x_ref = inverse_skin_by_span(to_root_by_span(points, spans, posed), spans, vertex, posed)
+    if displacement is not None:
+        x_ref = x_ref + displacement
+    return x_ref, signed_body_distance(x_ref, vertex, posed.geometry)
 
 
 def _colour(
