@@ -141,6 +141,9 @@ class RefineConfig:
     rays: int = 1024
     """Rays of one iteration, over all cameras and people."""
     frames_per_step: int = 4
+    collision_every: int = 3
+    """The collision loss, which has to look behind what hides, is taken every so many iterations, so many times as
+    strongly."""
     pool_pixels: int = 3000
     """Pixels drawn from every image for one segment (the iterations between two checkpoints)."""
     segment: int = 400
@@ -241,5 +244,6 @@ def preset(name: PresetName) -> RefineConfig:
                 betas=1e-5,
             ),
             pose_param="mlp",
+            collision_every=1,
         )
     raise ValueError(f"unknown preset {name!r}: expected cpu, gpu or paper")

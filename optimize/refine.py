@@ -244,7 +244,7 @@ def _segment(
         factor = (1 - iteration / stage.iterations) ** config.decay_power
         for group in optimiser.param_groups:
             group["lr"] = group["base_lr"] * factor
-        terms = step(problem, stage, optimiser, pools, generator, fixed)
+        terms = step(problem, stage, optimiser, pools, generator, fixed, iteration)
         if progress is not None:
             progress(done + iteration + 1 - start, config.iterations, stage.kind, terms)
 

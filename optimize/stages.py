@@ -110,6 +110,11 @@ def groups_of_parameters(problem: Problem, stage: Stage) -> list[dict]:
     return groups
 
 
+def looks_for_overlaps(config: RefineConfig, stage: Stage, iteration: int) -> bool:
+    """Whether this iteration has the collision loss."""
+    return stage.collision and config.ablation.collision and iteration % config.collision_every == 0
+
+
 def render_batch(
     problem: Problem,
     stage: Stage,
@@ -119,13 +124,14 @@ def render_batch(
     window: Tensor,
     generator: torch.Generator,
     want_colour: bool,
+    iteration: int,
 ) -> tuple[Rendering, Tensor]:
     """The layered rendering of a batch of rays, and the loss of overlapping people where the stage asks for it."""
     config = problem.config
     valid, thickness = problem.poses.valid, config.sampling.shell
     people, shells = render_people(problem.avatars, motion, valid, frames, thickness, problem.surfaces)
     rays = RayBatch(origins=batch.origin, directions=batch.direction, frame=batch.frame)
-    overlaps = stage.collision and config.ablation.collision
+    overlaps = looks_for_overlaps(config, stage, iteration)
     # Overlaps deep inside bodies lie behind samples that let nothing pass; there the collision must still look.
     sampling = replace(config.sampling, cull=False) if overlaps else config.sampling
     rendering = render(
@@ -133,7 +139,7 @@ def render_batch(
     )
     collision = rendering.alpha.sum() * 0.0
     if overlaps:
-        collision = collision_loss(people, shells, rays, rendering, window)
+        collision = config.collision_every * collision_loss(people, shells, rays, rendering, window)
     return rendering, collision
 
 
@@ -304,8 +310,9 @@ def step(
     pools: dict[int, Pool],
     generator: torch.Generator,
     fixed_motion: tuple[BodyParameters, BodyMotion] | None,
+    iteration: int = 0,
 ) -> dict[str, float]:
-    """One iteration: draw frames and rays, render, and step the optimiser. Returns the weighted terms."""
+    """The stage's iteration of that number: draw frames and rays, render, step. Returns the weighted terms."""
     config = problem.config
     usable = list(pools)
     count = min(config.frames_per_step, len(usable))
@@ -323,7 +330,9 @@ def step(
     else:
         want_colour = stage.kind != "silhouette" and config.ablation.rgb
         window = level_window(stage.detail, config.field.levels, config.field.geometry_levels)
-        rendering, collision = render_batch(problem, stage, motion, batch, frames, window, generator, want_colour)
+        rendering, collision = render_batch(
+            problem, stage, motion, batch, frames, window, generator, want_colour, iteration
+        )
         terms = {}
         if stage.kind in ("avatar", "joint"):
             terms, error = avatar_losses(problem, rendering, batch, window, generator)

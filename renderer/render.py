@@ -196,11 +196,16 @@ def _geometry(
     return _Geometry(density, offset, x_ref, distance, evaluated)
 
 
+def fast_path(points: Tensor) -> bool:
+    """Whether Warp's kernels compute it: they know one precision."""
+    return points.dtype == torch.float32
+
+
 def _in_canonical_space(
     posed: PosedPerson, points: Tensor, vertex: Tensor, frame: Tensor, displacement: Tensor | None
 ) -> tuple[Tensor, Tensor]:
     """Canonical positions and signed distances from the skin; by Warp in float32, the plain way in other precisions."""
-    if points.dtype == torch.float32 and displacement is None:
+    if fast_path(points) and displacement is None:
         from renderer.canonical_warp import canonical_points
 
         return canonical_points(points, frame, vertex, posed)
