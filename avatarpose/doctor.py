@@ -76,9 +76,15 @@ OPTIONAL = (
     Optional("smplx", "smplx", "tests compare the body with it; free for research only", "pip install smplx"),
     Optional("embreex", "embreex", "tests and captures that are drawn", "pip install embreex"),
     Optional("anny", "anny", "baking the open body anew", "pip install anny"),
-    Optional("tinycudann", "tinycudann", "nothing: the hash grid runs on Warp", "", cuda=True),
-    Optional("nerfacc", "nerfacc", "nothing: rays are sampled densely", "", cuda=True),
-    Optional("pytorch3d", "pytorch3d", "nothing: bodies are skinned and drawn without it", "", cuda=True),
+    Optional(
+        "tinycudann", "tinycudann", "hash grid on CUDA where it is faster than Warp; nvcc compiles it",
+        "pip install git+https://github.com/NVlabs/tiny-cuda-nn/#subdirectory=bindings/torch", cuda=True,
+    ),
+    Optional("nerfacc", "nerfacc", "tests compare the compositing with it", "pip install nerfacc"),
+    Optional(
+        "pytorch3d", "pytorch3d", "tests compare nearest vertices with it",
+        "pip install git+https://github.com/facebookresearch/pytorch3d.git", cuda=True,
+    ),
 )  # fmt: skip
 
 
@@ -163,6 +169,8 @@ def report(console: Console | None = None, thorough: bool = False, paths: tuple[
         _say_trials(say)
     else:
         use = "Warp, on CPU and CUDA, if its kernels pass a test at first use" if there("warp") else "plain torch"
+        if devices and there("tinycudann"):
+            use += "; on CUDA tiny-cuda-nn, if it passes too and is faster"
         say(f"hash grid: {use} (`doctor --thorough` tries it now)")
     console.print(_table())
     for package in OPTIONAL:

@@ -59,6 +59,7 @@ class Settings:
     effort: float = 1.0
     ablate: str = ""
     pose_param: str = "preset"
+    backend: str = "auto"
 
     def open(self) -> Sequence:
         """The sequence, with the chosen cameras and frames. Raises InputError where it is not usable."""
@@ -216,6 +217,14 @@ class Pipeline:
         config = replace(preset(name), seed=self.settings.seed, ablation=ablation(self.settings.ablate))
         if self.settings.pose_param != "preset":
             config = replace(config, pose_param=self.settings.pose_param)
+        if self.settings.backend != "auto":
+            from renderer.hash_grid import backend_trouble
+
+            backend = self.settings.backend
+            trouble = None if backend == "torch" else backend_trouble(backend, self.device.type)
+            if trouble is not None:
+                raise InputError(f"the backend {backend} cannot be used on {self.device.type}", found=trouble)
+            config = replace(config, field=replace(config.field, implementation=backend))
         return config if self.settings.effort == 1.0 else config.scaled(self.settings.effort)
 
     def evaluate(self) -> dict[str, dict[str, float | None]] | None:

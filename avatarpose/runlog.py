@@ -88,10 +88,12 @@ class RunLog:
         """Measures the block as stage `name`; what the block puts into the yielded dict is kept beside the figures."""
         _restart_peak(self.device)
         notes: dict[str, Any] = {}
-        start = time.perf_counter()
+        start, worked = time.perf_counter(), time.process_time()
         yield notes
         entry = {
             "seconds": round(time.perf_counter() - start, 3),
+            # Of all threads together: what other programs do on the machine matters little to it.
+            "processor_seconds": round(time.process_time() - worked, 3),
             "peak_memory_mb": round(peak_memory() / 2**20),
             "finished": datetime.now(UTC).isoformat(timespec="seconds"),
             **notes,

@@ -57,7 +57,7 @@ def load_avatar_files(paths: Listing[Path], body: BodyModel, cameras: int = 1) -
         InputError: a file is absent, damaged, or of another body.
     """
     metadata = [_read_metadata(Path(path), body) for path in paths]
-    known = FieldConfig.__dataclass_fields__
+    known = set(FieldConfig.__dataclass_fields__) - {"implementation"}
     fields = [FieldConfig(**{k: v for k, v in one["field"].items() if k in known}) for one in metadata]
     base = preset("cpu")
     config = RefineConfig(preset="stored", field=fields[0], sampling=base.sampling)

@@ -308,8 +308,10 @@ def write_avatars(problem: Problem, sequence: Sequence, bodies: Bodies) -> None:
     """Avatars as safetensors, one a person, and the cameras' colour corrections."""
     for person, name in enumerate(bodies.people):
         modules = {"field": problem.avatars.fields[person], "shading": problem.avatars.shading[person]}
+        field = asdict(problem.config.field)
+        field.pop("implementation")  # what computed it here is no property of the avatar
         metadata = {
-            "field": asdict(problem.config.field),
+            "field": field,
             "betas": problem.poses.start_betas[person].tolist(),
             "body": bodies.body_name,
             "body_sha256": bodies.body_sha256,

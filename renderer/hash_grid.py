@@ -7,29 +7,40 @@ eight corners. Levels whose corners all fit in the table are indexed densely, fi
 collision handling.
 
 `hash_encode` is the specification and runs everywhere in any precision; `renderer.hash_grid_warp` computes the same in
-float32 through NVIDIA Warp, on CPU and CUDA, several times as fast.
+float32 through NVIDIA Warp, on CPU and CUDA, several times as fast, and `renderer.hash_grid_tcnn` through tiny-cuda-nn,
+on CUDA. All share one table.
 """
 
 from __future__ import annotations
 
 import functools
+import importlib
 import importlib.util
 import logging
 import math
-from collections.abc import Sequence
+import statistics
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-Implementation = Literal["auto", "torch", "warp"]
+Implementation = Literal["auto", "torch", "warp", "tinycudann"]
 
 # Eq. 4 of the paper; the first is 1 so that neighbours along x stay neighbours in memory.
 HASH_PRIMES = (1, 2_654_435_761, 805_459_861)
 INITIAL_RANGE = 1e-4
+CHECK_TOLERANCE = 1e-4
+TIMED_POINTS = 16_384
+TIMED_REPEATS = 5
+
+NAMES = {"torch": "plain torch", "warp": "Warp", "tinycudann": "tiny-cuda-nn"}
+FAST = {"warp": "renderer.hash_grid_warp", "tinycudann": "renderer.hash_grid_tcnn"}
+"""Package that is needed, and the module here that uses it."""
 
 logger = logging.getLogger(__name__)
 
@@ -151,53 +162,118 @@ def level_window(detail: float, levels: int, coarse: int = 1) -> Float[Tensor, "
     return (1 - torch.cos(math.pi * opened.clamp(0.0, 1.0))) / 2
 
 
+def check_encoder(encode: Callable[..., Tensor], device: torch.device, features: int) -> None:
+    """Compare an implementation of `hash_encode` with it on a few points: values and both gradients.
+
+    Raises:
+        RuntimeError: they differ.
+    """
+    # The first level is dense, with a number of rows that is no power of two; the second is hashed.
+    layout = grid_layout(levels=2, features=features, log2_table=8, base_resolution=4, finest_resolution=20)
+    results = []
+    with torch.enable_grad():  # the first call of a process may come under no_grad
+        for one in (hash_encode, encode):
+            positions = torch.linspace(-0.03, 1.01, 24).view(8, 3).to(device).requires_grad_()
+            table = torch.linspace(-1, 1, layout.rows * features).view(-1, features).sin().to(device).requires_grad_()
+            encoded = one(positions, table, layout)
+            results.append((encoded, *torch.autograd.grad(encoded.square().sum(), (positions, table))))
+    for plain, fast in zip(*results, strict=True):
+        if not torch.allclose(plain, fast, rtol=CHECK_TOLERANCE, atol=CHECK_TOLERANCE):
+            difference = (plain - fast).detach().abs().max().item()
+            raise RuntimeError(f"its results differ from plain torch by {difference:.2g}")
+
+
+def _encoder(name: str) -> Callable[..., Tensor]:
+    return hash_encode if name == "torch" else importlib.import_module(FAST[name]).hash_encode
+
+
 @functools.cache
-def _warp_trouble(device_type: str, features: int = 4) -> str | None:
-    """Why Warp cannot be used on this kind of device, or None where it can. Compiles and runs the kernels once."""
-    if importlib.util.find_spec("warp") is None:
-        return "package warp-lang is not installed"
+def backend_trouble(name: str, device_type: str, features: int = 4) -> str | None:
+    """Why a fast implementation cannot be used on a kind of device, or None where it can. Compiles and runs it once."""
+    if name == "tinycudann" and device_type != "cuda":
+        return "it runs on CUDA only"
+    if importlib.util.find_spec(name) is None:
+        return f"package {'warp-lang' if name == 'warp' else name} is not installed"
     if device_type == "cuda" and not torch.cuda.is_available():
         return "torch finds no CUDA device"
     try:
-        from renderer import hash_grid_warp
-
-        hash_grid_warp.check(torch.device(device_type), features)
+        importlib.import_module(FAST[name]).check(torch.device(device_type), features)
     except Exception as error:  # a broken driver, compiler cache or wheel shows itself in many ways
         return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no message'}"
     return None
 
 
+def _milliseconds(names: Sequence[str], device_type: str, features: int) -> dict[str, float]:
+    """Median time of an encoding with both its gradients, the implementations taking turns."""
+    device = torch.device(device_type)
+    layout = grid_layout(levels=8, features=features, log2_table=16, base_resolution=16, finest_resolution=768)
+    # Spread evenly without a random generator, whose numbers others count on.
+    steps = torch.tensor([0.8191725, 0.6710436, 0.5497005], dtype=torch.float64)
+    positions = (torch.arange(TIMED_POINTS)[:, None] * steps % 1.0).float().to(device).requires_grad_()
+    table = torch.zeros(layout.rows, features, device=device, requires_grad=True)
+    times: dict[str, list[float]] = {name: [] for name in names}
+    for repeat in range(TIMED_REPEATS + 2):
+        for name in names:
+            if device_type == "cuda":
+                torch.cuda.synchronize()
+            start = time.perf_counter()
+            with torch.enable_grad():
+                encoded = _encoder(name)(positions, table, layout)
+                torch.autograd.grad(encoded, (positions, table), torch.ones_like(encoded))
+            if device_type == "cuda":
+                torch.cuda.synchronize()
+            if repeat >= 2:  # the first two warm up
+                times[name].append(1e3 * (time.perf_counter() - start))
+    return {name: statistics.median(values) for name, values in times.items()}
+
+
+@functools.cache
+def _automatic(device_type: str, features: int = 4) -> tuple[tuple[str, ...], str]:
+    """What can compute in float32, first what `auto` takes, and why that: on CUDA the fastest, elsewhere Warp."""
+    usable = [name for name in FAST if backend_trouble(name, device_type, features) is None]
+    if not usable:
+        return ("torch",), str(backend_trouble("warp", device_type, features))
+    if device_type != "cuda":
+        return (*usable, "torch"), "its kernels work here and are faster"
+    times = _milliseconds([*usable, "torch"], device_type, features)
+    order = sorted(times, key=times.__getitem__)
+    spent = ", ".join(f"{NAMES[name]} {times[name]:.2f} ms" for name in order)
+    return tuple(order), f"fastest for {TIMED_POINTS:,} points: {spent}"
+
+
 def available_backends(device: torch.device | str = "cpu") -> dict[str, str]:
     """What computes the hash grid on a device, each with a sentence that says why.
 
-    The first is what `implementation="auto"` takes in float32. Where Warp cannot be used, its sentence says what is
-    wrong and it comes last. May compile the kernels (a few seconds, once on a machine).
+    The first is what `implementation="auto"` takes in float32. What cannot be used comes last, and its sentence says
+    what is wrong. May compile kernels (a few seconds, once on a machine).
     """
     device = torch.device(device)
-    plain = "runs everywhere; the specification, and what computes in double precision"
-    trouble = _warp_trouble(device.type)
-    if trouble is None:
-        return {"warp": f"its kernels work on {device.type}, agree with plain torch and are faster", "torch": plain}
-    return {"torch": plain, "warp": f"not usable on {device.type}: {trouble}"}
+    order, why = _automatic(device.type)
+    said = dict.fromkeys(order, "its results agree with plain torch")
+    said["torch"] = "runs everywhere; the specification, and what computes in double precision"
+    if len(order) > 1:
+        said[order[0]] += f"; {why}"
+    for name in FAST:
+        if name not in said:
+            said[name] = f"not usable on {device.type}: {backend_trouble(name, device.type)}"
+    return said
 
 
 @functools.cache
 def _choose(implementation: Implementation, device_type: str, features: int) -> str:
     """What computes in float32."""
-    if implementation == "torch":
-        return "torch"
-    trouble = _warp_trouble(device_type, features)
-    if trouble is not None and implementation == "warp":
-        raise RuntimeError(f"hash grid: warp was asked for but cannot be used on {device_type}: {trouble}")
-    chosen = "warp" if trouble is None else "torch"
     if implementation == "auto":
-        _announce(device_type, chosen, trouble or "its kernels work here and are faster")
-    return chosen
+        order, why = _automatic(device_type, features)
+        _announce(device_type, order[0], why)
+        return order[0]
+    if implementation != "torch" and (trouble := backend_trouble(implementation, device_type, features)) is not None:
+        raise RuntimeError(f"hash grid: {implementation} was asked for but cannot be used on {device_type}: {trouble}")
+    return implementation
 
 
 @functools.cache
 def _announce(device_type: str, chosen: str, reason: str) -> None:
-    logger.info("hash grid on %s: %s (%s)", device_type, "Warp" if chosen == "warp" else "plain torch", reason)
+    logger.info("hash grid on %s: %s (%s)", device_type, NAMES[chosen], reason)
 
 
 class HashGrid(nn.Module):
@@ -205,7 +281,8 @@ class HashGrid(nn.Module):
 
     Args:
         levels, features, log2_table, base_resolution, finest_resolution: see `grid_layout`.
-        implementation: "torch", "warp", or "auto" for Warp where it works. Anything but float32 always runs in torch.
+        implementation: "torch", "warp", "tinycudann", or "auto" for what is fastest here. Anything but float32 always
+            runs in torch.
 
     Raises:
         ValueError: sizes that make no grid, or an unknown implementation.
@@ -221,17 +298,18 @@ class HashGrid(nn.Module):
         implementation: Implementation = "auto",
     ) -> None:
         super().__init__()
-        if implementation not in ("auto", "torch", "warp"):
-            raise ValueError(f"hash grid: implementation {implementation!r}, expected auto, torch or warp")
+        if implementation not in get_args(Implementation):
+            expected = ", ".join(get_args(Implementation))
+            raise ValueError(f"hash grid: implementation {implementation!r}, expected one of {expected}")
         self.layout = grid_layout(levels, features, log2_table, base_resolution, finest_resolution)
         self.implementation: Implementation = implementation
         self.table = nn.Parameter(torch.empty(self.layout.rows, features).uniform_(-INITIAL_RANGE, INITIAL_RANGE))
 
     def backend(self) -> str:
-        """What computes the encoding for the table as it is now: "torch" or "warp".
+        """What computes the encoding for the table as it is now: "torch", "warp" or "tinycudann".
 
         Raises:
-            RuntimeError: Warp was asked for and does not work here.
+            RuntimeError: what was asked for does not work here.
         """
         if self.table.dtype != torch.float32:
             return "torch"
@@ -247,7 +325,7 @@ class HashGrid(nn.Module):
 
         Raises:
             ValueError: weights of another number of levels, or more levels than there are.
-            RuntimeError: Warp was asked for and does not work here.
+            RuntimeError: the implementation that was asked for does not work here.
         """
         if levels is not None and not 1 <= levels <= self.layout.levels:
             raise ValueError(f"hash grid: {levels} levels asked for, the grid has {self.layout.levels}")
@@ -257,11 +335,8 @@ class HashGrid(nn.Module):
                 raise ValueError(
                     f"hash grid: level weights of shape {tuple(level_weights.shape)}, expected ({self.layout.levels},)"
                 )
-        if self.backend() == "warp" and positions.dtype == torch.float32:
-            from renderer import hash_grid_warp
-
-            return hash_grid_warp.hash_encode(positions, self.table, self.layout, level_weights, levels)
-        return hash_encode(positions, self.table, self.layout, level_weights, levels)
+        backend = self.backend() if positions.dtype == torch.float32 else "torch"
+        return _encoder(backend)(positions, self.table, self.layout, level_weights, levels)
 
     def extra_repr(self) -> str:
         resolutions = self.layout.resolutions

@@ -19,14 +19,12 @@ import warp as wp
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from renderer.hash_grid import HASH_PRIMES, GridLayout, grid_layout
-from renderer.hash_grid import hash_encode as hash_encode_plain
+from renderer.hash_grid import HASH_PRIMES, GridLayout, check_encoder
 from renderer.warp_launch import launch_over, run_side_by_side, start_warp, stream_of, threads_for
 
 wp.set_module_options({"enable_backward": False})
 
 POINTS_PER_THREAD = 1024  # fewer are not worth handing to another thread
-CHECK_TOLERANCE = 1e-4
 PRIME_Y = wp.constant(wp.uint32(HASH_PRIMES[1]))
 PRIME_Z = wp.constant(wp.uint32(HASH_PRIMES[2]))
 
@@ -148,9 +146,7 @@ def _kernels(features: int) -> Kernels:
                 slope_y += float(2 * j - 1) * x * z * value
                 slope_z += float(2 * k - 1) * x * y * value
         if want_positions != 0:
-            slope = wp.vec3(
-                slope_x * inside(position[0]), slope_y * inside(position[1]), slope_z * inside(position[2])
-            )
+            slope = wp.vec3(slope_x * inside(position[0]), slope_y * inside(position[1]), slope_z * inside(position[2]))
             wp.atomic_add(grad_positions, point, slope * float(cells))
 
     return Kernels(vector, encode, encode_backward)
@@ -208,9 +204,12 @@ class _Encode(torch.autograd.Function):
         def go_back(first: int, last: int, stride: int, at_once: int, positions_out: wp.array) -> None:
             for level in range(first, last, stride):
                 wp.launch(
-                    kernels.backward, dim=points * at_once,
-                    inputs=[*inputs, level, int(want_table), int(want_positions)], outputs=[table_out, positions_out],
-                    device=inputs[0].device, stream=stream,
+                    kernels.backward,
+                    dim=points * at_once,
+                    inputs=[*inputs, level, int(want_table), int(want_positions)],
+                    outputs=[table_out, positions_out],
+                    device=inputs[0].device,
+                    stream=stream,
                 )
 
         outs = [wp.from_torch(part, dtype=wp.vec3) for part in grad_positions]
@@ -254,15 +253,4 @@ def check(device: torch.device, features: int = 4) -> None:
         RuntimeError: the values or gradients differ. Warp's own errors pass through.
     """
     start_warp()
-    layout = grid_layout(levels=2, features=features, log2_table=8, base_resolution=3, finest_resolution=20)
-    results = []
-    with torch.enable_grad():  # the first call of a process may come under no_grad
-        for encode in (hash_encode_plain, hash_encode):
-            positions = torch.linspace(-0.03, 1.01, 24).view(8, 3).to(device).requires_grad_()
-            table = torch.linspace(-1, 1, layout.rows * features).view(-1, features).sin().to(device).requires_grad_()
-            encoded = encode(positions, table, layout)
-            results.append((encoded, *torch.autograd.grad(encoded.square().sum(), (positions, table))))
-    for plain, fast in zip(*results, strict=True):
-        if not torch.allclose(plain, fast, rtol=CHECK_TOLERANCE, atol=CHECK_TOLERANCE):
-            difference = (plain - fast).detach().abs().max().item()
-            raise RuntimeError(f"its results differ from plain torch by {difference:.2g}")
+    check_encoder(hash_encode, device, features)

@@ -38,12 +38,6 @@ def exit_code(*arguments: str) -> int:
     return 0
 
 
-def test_help_comes_without_torch() -> None:
-    code = "import sys; from avatarpose import cli; print('torch' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "False"
-
-
 def test_waiting_threads_sleep() -> None:
     code = "import avatarpose.cli, os; print(os.environ['OMP_WAIT_POLICY'])"
     environment = {key: value for key, value in os.environ.items() if key != "OMP_WAIT_POLICY"}

@@ -155,19 +155,6 @@ def agree(sizes, weights, levels, device, threads):
         torch.set_num_threads(before)
 
 
-def test_the_kernels_compile_for_cuda_without_a_gpu(tmp_path):
-    import warp as wp
-
-    from renderer import hash_grid_warp
-
-    hash_grid_warp.check(torch.device("cpu"), 4)
-    module = hash_grid_warp._kernels(4).forward.module
-    wp.compile_aot_module(module, arch=90, use_ptx=True, module_dir=str(tmp_path))
-    (ptx,) = tmp_path.glob("*.ptx")
-    entries = [line for line in ptx.read_text().splitlines() if ".entry" in line]
-    assert any("encode_backward" in entry for entry in entries) and len(entries) >= 2
-
-
 def test_warp_gives_only_the_gradients_asked_for():
     grid = HashGrid(**SMALL, implementation="warp")
     points = torch.rand(100, 3)
@@ -213,7 +200,7 @@ def test_double_precision_always_runs_in_plain_torch():
 
 @pytest.fixture
 def fresh_choice():
-    caches = (hash_grid._choose, hash_grid._announce)
+    caches = (hash_grid._choose, hash_grid._announce, hash_grid._automatic)
     for cache in caches:
         cache.cache_clear()
     yield
@@ -226,18 +213,46 @@ def test_auto_takes_warp_where_it_works_and_says_so_once(fresh_choice, caplog):
         for features in (2, 4, 4):
             assert HashGrid(features=features).backend() == "warp"
     assert [r.getMessage() for r in caplog.records] == ["hash grid on cpu: Warp (its kernels work here and are faster)"]
-    assert list(available_backends("cpu")) == ["warp", "torch"]
+    backends = available_backends("cpu")
+    assert list(backends) == ["warp", "torch", "tinycudann"] and "CUDA only" in backends["tinycudann"]
 
 
 def test_without_warp_auto_takes_plain_torch(fresh_choice, monkeypatch, caplog):
-    monkeypatch.setattr(hash_grid, "_warp_trouble", lambda *_: "no compiler cache")
+    monkeypatch.setattr(hash_grid, "backend_trouble", lambda *_: "no compiler cache")
     with caplog.at_level(logging.INFO, logger="renderer.hash_grid"):
         assert HashGrid(**SMALL).backend() == "torch"
     assert [r.getMessage() for r in caplog.records] == ["hash grid on cpu: plain torch (no compiler cache)"]
     backends = available_backends("cpu")
-    assert list(backends) == ["torch", "warp"] and "no compiler cache" in backends["warp"]
+    assert list(backends) == ["torch", "warp", "tinycudann"] and "no compiler cache" in backends["warp"]
     with pytest.raises(RuntimeError, match=r"warp was asked for.*no compiler cache"):
         HashGrid(**SMALL, implementation="warp")(torch.rand(2, 3))
+
+
+@pytest.mark.parametrize(
+    ("times", "order"),
+    [
+        ({"warp": 0.4, "tinycudann": 0.7, "torch": 6.0}, ["warp", "tinycudann", "torch"]),
+        ({"warp": 0.4, "tinycudann": 0.2, "torch": 6.0}, ["tinycudann", "warp", "torch"]),
+        ({"warp": 0.4, "torch": 0.3}, ["torch", "warp", "tinycudann"]),
+    ],
+)
+def test_on_cuda_auto_takes_the_fastest_that_works(times, order, fresh_choice, monkeypatch, caplog):
+    monkeypatch.setattr(hash_grid, "backend_trouble", lambda name, *_: None if name in times else "it is not installed")
+    monkeypatch.setattr(hash_grid, "_milliseconds", lambda names, *_: {name: times[name] for name in names})
+    with caplog.at_level(logging.INFO, logger="renderer.hash_grid"):
+        assert hash_grid._choose("auto", "cuda", 4) == order[0]
+    (message,) = [r.getMessage() for r in caplog.records]
+    assert f"{hash_grid.NAMES[order[0]]} {times[order[0]]:.2f} ms, " in message
+    backends = available_backends("cuda")
+    assert list(backends) == order and "fastest for 16,384 points" in backends[order[0]]
+    assert hash_grid._choose("warp", "cuda", 4) == "warp"
+
+
+def test_implementations_are_timed_without_touching_the_random_numbers():
+    state = torch.get_rng_state()
+    times = hash_grid._milliseconds(["warp", "torch"], "cpu", 2)
+    assert times["torch"] > times["warp"] > 0
+    assert torch.equal(state, torch.get_rng_state())
 
 
 def test_a_failing_check_is_a_reason_not_a_crash(monkeypatch):
@@ -247,7 +262,7 @@ def test_a_failing_check_is_a_reason_not_a_crash(monkeypatch):
         raise OSError("cannot write the kernel cache")
 
     monkeypatch.setattr(hash_grid_warp, "check", broken)
-    assert hash_grid._warp_trouble.__wrapped__("cpu") == "OSError: cannot write the kernel cache"
+    assert hash_grid.backend_trouble.__wrapped__("warp", "cpu") == "OSError: cannot write the kernel cache"
 
 
 def test_the_check_notices_wrong_results(monkeypatch):
@@ -263,6 +278,8 @@ def test_errors_name_what_is_wrong():
         HashGrid(base_resolution=32, finest_resolution=16)
     with pytest.raises(ValueError, match="implementation 'cuda'"):
         HashGrid(implementation="cuda")
+    with pytest.raises(RuntimeError, match=r"tinycudann was asked for.*CUDA only"):
+        HashGrid(**SMALL, implementation="tinycudann")(torch.rand(2, 3))
     grid = HashGrid(**SMALL, implementation="torch")
     with pytest.raises(ValueError, match=r"shape \(3,\), expected \(4,\)"):
         grid(torch.rand(2, 3), level_weights=[1.0, 1.0, 1.0])

@@ -17,11 +17,11 @@ from avatarpose.sequence import Sequence
 
 _POINTS = 16_384
 _REPEATS = 8
-# Measured on 2 cores of a virtual x86-64 machine without a GPU, preset cpu, two people, 1,024 rays (docs/benchmarks.md:
-# 6,700 iterations in 1,052 s), with the piece timed on that machine.
-_REFERENCE_STEP = 0.157
+# Measured on a virtual x86-64 machine without a GPU, preset cpu, two people, 1,024 rays (docs/benchmarks.md), with the
+# piece timed on that machine.
+_REFERENCE_STEP = 0.080
 _REFERENCE_PIECE = 0.060
-_FIXED = 0.15  # share of a step that does not grow with rays and people
+_FIXED = 0.25  # share of a step that does not grow with rays and people
 _LEAST_STEP_CUDA = 0.03  # seconds: some 700 launches
 _ESTIMATE_SECONDS = {"triangulation": 0.01, "volumetric": 0.1}  # per frame and person
 _REGISTER_SECONDS = 0.11  # per frame and person

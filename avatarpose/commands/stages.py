@@ -29,6 +29,8 @@ class RefineOptions:
     ablate: Annotated[str, tyro.conf.arg(metavar="A,B,...")] = ""
     """For experiments. Leave out parts of the refinement: rgb, mask, priors, smoothness, collision, shading,
     camera_colour, offset; or joint (avatars and poses at once), smpl_only (no avatar, the body on 2D keypoints)."""
+    backend: Literal["auto", "torch", "warp", "tinycudann"] = "auto"
+    """What computes the avatars' hash grids; auto: Warp, or on CUDA whatever of those installed is fastest there."""
     pose_param: Literal["preset", "mlp", "direct", "both"] = "preset"
     """How corrections of the pose are parametrised: a small network, one set a frame, or both."""
 
