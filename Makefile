@@ -11,12 +11,13 @@ WITHOUT_DEPENDENCIES := mediapipe==0.10.21 rtmlib segment-anything
 PROGRAMS := chromium xvfb-run xdotool node npm
 SYSTEM_PACKAGES := chromium xvfb xdotool nodejs npm libgl1 libegl1 libvulkan1 mesa-vulkan-drivers libusb-1.0-0 libidn2-0 libx11-6
 export OMP_WAIT_POLICY ?= PASSIVE
-.PHONY: help venv prerequisites demo test test-extras lint clean
+.PHONY: help venv prerequisites demo test test-extras bench lint clean
 
 help:
 	@echo "make demo         run the main job on the embedded capture, print errors before and after refinement"
 	@echo "make test         run the tests"
 	@echo "make test-extras  the tests that need more: Open3D, Chromium, detectors, export formats (several GB)"
+	@echo "make bench        where the time of a refinement goes, and how it grows"
 	@echo "make lint         check the style"
 	@echo "make venv         only create the environment in $(VENV)"
 
@@ -62,6 +63,10 @@ test-extras: $(VENV)/.all
 	@missing=""; for program in $(PROGRAMS); do command -v $$program >/dev/null || missing="$$missing $$program"; done; \
 	if [ -n "$$missing" ]; then echo "missing:$$missing. On Debian and Ubuntu: sudo apt-get install -y $(SYSTEM_PACKAGES)" >&2; exit 2; fi
 	$(BIN)/python -m pytest -q tests/extras $(PYTEST_ARGS)
+
+bench: venv
+	$(BIN)/python -m benchmarks.floor
+	$(BIN)/python -m benchmarks.growth --out growth.png
 
 lint: venv
 	$(BIN)/ruff check .

@@ -95,14 +95,18 @@ class PoseParameters(nn.Module):
         if not self.turns_joints:
             self.directions[..., 3:72, :] = 0.0
 
-    def forward(self) -> BodyParameters:
-        correction = self.corrections + (self.directions @ self.steps[..., None])[..., 0]
-        root = roma.rotvec_composition((correction[..., :3], self.start_poses[..., :3]), normalize=False)
-        body = self.start_poses[..., 3:] + correction[..., 3:72]
+    def forward(self, frames: list[int] | None = None) -> BodyParameters:
+        """The bodies in the given frames (in any order, also twice), or in all."""
+        chosen = slice(None) if frames is None or frames == list(range(self.steps.shape[1])) else frames
+        moved = (self.directions[:, chosen] @ self.steps[:, chosen, :, None])[..., 0]
+        correction = self.corrections[:, chosen] + moved
+        start = self.start_poses[:, chosen]
+        root = roma.rotvec_composition((correction[..., :3], start[..., :3]), normalize=False)
+        body = start[..., 3:] + correction[..., 3:72]
         if self.networks is not None:
-            body = body + self.networks(self.start_poses[..., 3:])
+            body = body + self.networks(self.start_poses[..., 3:])[:, chosen]
         return BodyParameters(
             betas=self.start_betas + self.delta_betas,
             poses=torch.cat([root, body], dim=-1),
-            trans=self.start_trans + correction[..., 72:],
+            trans=self.start_trans[:, chosen] + correction[..., 72:],
         )

@@ -157,7 +157,8 @@ def build_problem(
             found=_span(bodies.frames),
         )
     torch.manual_seed(config.seed)
-    betas = torch.as_tensor(bodies.betas, dtype=torch.float32)
+    body = body.to(device=device)
+    betas = torch.as_tensor(bodies.betas, dtype=torch.float32, device=device)
     valid = torch.as_tensor(bodies.valid, dtype=torch.bool)
     avatars = Avatars(body, betas, len(sequence.cameras.names), config)
     poses = PoseParameters(

@@ -27,6 +27,8 @@ from renderer.surface_table import SurfaceTable
 OUTSIDE_DISTANCE = 0.045
 """Metres from the skin beyond which density is discouraged."""
 SMOOTHNESS_SAMPLES = 1024
+WHOLE_CAPTURE = 32
+"""Frames up to which the priors on motion look at all of them in every iteration."""
 
 
 @dataclass
@@ -78,6 +80,32 @@ class Problem:
         return bool((self.poses.delta_betas.detach() != 0).any())
 
 
+@dataclass(frozen=True)
+class Window:
+    """The frames of which an iteration of a pose stage poses the bodies.
+
+    All of a short capture; of a long one the drawn frames, each with the one before and after for the priors on motion,
+    so that an iteration costs the same however long the capture is.
+    """
+
+    frames: list[int]
+    """Of the capture, in blocks of three where they are not all of them."""
+    drawn: list[int]
+    """Where the drawn frames stand in `frames`."""
+    triple: Tensor  # (P, len(frames) - 2) bool: where a prior on acceleration looks
+
+    @classmethod
+    def around(cls, problem: Problem, drawn: list[int]) -> Window:
+        count = problem.poses.valid.shape[1]
+        if count <= max(WHOLE_CAPTURE, 3 * len(drawn)):
+            return cls(list(range(count)), drawn, problem.triple)
+        middles = [min(max(f, 1), count - 2) for f in drawn]
+        frames = [m + step for m in middles for step in (-1, 0, 1)]
+        triple = torch.zeros(len(problem.triple), len(frames) - 2, dtype=torch.bool, device=problem.triple.device)
+        triple[:, ::3] = problem.triple[:, [m - 1 for m in middles]]
+        return cls(frames, [3 * i + 1 + f - m for i, (f, m) in enumerate(zip(drawn, middles, strict=True))], triple)
+
+
 def groups_of_parameters(problem: Problem, stage: Stage) -> list[dict]:
     """Adam parameter groups of a stage; parameters left out are frozen."""
     rates, avatars, poses = problem.config.rates, problem.avatars, problem.poses
@@ -120,26 +148,26 @@ def render_batch(
     stage: Stage,
     motion: BodyMotion,
     batch: PixelBatch,
-    frames: list[int],
-    window: Tensor,
+    window: Window,
+    levels: Tensor,
     generator: torch.Generator,
     want_colour: bool,
     iteration: int,
 ) -> tuple[Rendering, Tensor]:
     """The layered rendering of a batch of rays, and the loss of overlapping people where the stage asks for it."""
     config = problem.config
-    valid, thickness = problem.poses.valid, config.sampling.shell
-    people, shells = render_people(problem.avatars, motion, valid, frames, thickness, problem.surfaces)
+    valid, thickness = problem.poses.valid[:, window.frames], config.sampling.shell
+    people, shells = render_people(problem.avatars, motion, valid, window.drawn, thickness, problem.surfaces)
     rays = RayBatch(origins=batch.origin, directions=batch.direction, frame=batch.frame)
     overlaps = looks_for_overlaps(config, stage, iteration)
     # Overlaps deep inside bodies lie behind samples that let nothing pass; there the collision must still look.
     sampling = replace(config.sampling, cull=False) if overlaps else config.sampling
     rendering = render(
-        people, shells, rays, sampling, level_weights=window, generator=generator, want_colour=want_colour
+        people, shells, rays, sampling, level_weights=levels, generator=generator, want_colour=want_colour
     )
     collision = rendering.alpha.sum() * 0.0
     if overlaps:
-        collision = config.collision_every * collision_loss(people, shells, rays, rendering, window)
+        collision = config.collision_every * collision_loss(people, shells, rays, rendering, levels)
     return rendering, collision
 
 
@@ -236,7 +264,7 @@ def pose_losses(
     rendering: Rendering,
     collision: Tensor,
     batch: PixelBatch,
-    frames: list[int],
+    window: Window,
     generator: torch.Generator,
 ) -> tuple[dict[str, Tensor], Tensor]:
     """Weighted terms of silhouette and pose stages, and each ray's error."""
@@ -255,29 +283,31 @@ def pose_losses(
             terms["person"] = weights.person * losses.person_cross_entropy(rendering.person_alpha, batch.person)
     if stage.collision and switches.collision:
         terms["collision"] = weights.collision * collision
-    terms.update(motion_priors(problem, stage, parameters, motion))
+    terms.update(motion_priors(problem, stage, parameters, motion, window))
     if problem.evidence is not None:
-        terms["keypoints"] = weights.keypoints * reprojection_loss(problem, parameters, frames)
+        terms["keypoints"] = weights.keypoints * reprojection_loss(problem, parameters, window)
     return terms, error
 
 
-def motion_priors(problem: Problem, stage: Stage, parameters: BodyParameters, motion: BodyMotion) -> dict[str, Tensor]:
-    """Priors on pose, hinges, shape and acceleration."""
+def motion_priors(
+    problem: Problem, stage: Stage, parameters: BodyParameters, motion: BodyMotion, window: Window
+) -> dict[str, Tensor]:
+    """Priors on pose, hinges, shape and acceleration, of the frames that are posed."""
     weights, switches = problem.config.pose, problem.config.ablation
     terms: dict[str, Tensor] = {}
     if switches.priors:
-        pose, hinge = pose_priors(parameters.poses[problem.poses.valid], weights.prior)
+        pose, hinge = pose_priors(parameters.poses[problem.poses.valid[:, window.frames]], weights.prior)
         terms["prior"] = weights.pose_prior * pose
         terms["hinge"] = weights.angle_prior * hinge
         if stage.shape:
             terms["shape"] = weights.shape_prior * parameters.betas.square().sum(dim=-1).mean()
-    if switches.smoothness and problem.triple.numel():
-        terms["smooth"] = weights.smooth_joints * losses.mean_acceleration(motion.joints, problem.triple, problem.fps)
+    if switches.smoothness and window.triple.numel():
+        terms["smooth"] = weights.smooth_joints * losses.mean_acceleration(motion.joints, window.triple, problem.fps)
         rotations = motion.T_world_canonical[..., :3, :3]
         local = torch.cat(
             [rotations[:, :, :1], rotations[:, :, problem.parents].transpose(-1, -2) @ rotations[:, :, 1:]], dim=2
         )
-        terms["turn"] = weights.smooth_rotations * losses.mean_angular_acceleration(local, problem.triple, problem.fps)
+        terms["turn"] = weights.smooth_rotations * losses.mean_angular_acceleration(local, window.triple, problem.fps)
     return terms
 
 
@@ -290,12 +320,12 @@ def pose_priors(poses: Tensor, kind: PosePriorKind) -> tuple[Tensor, Tensor]:
     return pose_cost(angles, mean, spread).mean(), hinge_cost(angles).mean()
 
 
-def reprojection_loss(problem: Problem, parameters: BodyParameters, frames: list[int]) -> Tensor:
-    """Robust distance in pixels of the body's COCO keypoints from the detections of the given frames."""
+def reprojection_loss(problem: Problem, parameters: BodyParameters, window: Window) -> Tensor:
+    """Robust distance in pixels of the body's COCO keypoints from the detections of the drawn frames."""
     evidence, body = problem.evidence, problem.body
-    people = parameters.betas.shape[0]
+    people, frames = parameters.betas.shape[0], [window.frames[i] for i in window.drawn]
     betas = parameters.betas[:, None].expand(people, len(frames), -1)
-    keypoints = body.keypoints(betas, parameters.poses[:, frames], parameters.trans[:, frames])
+    keypoints = body.keypoints(betas, parameters.poses[:, window.drawn], parameters.trans[:, window.drawn])
     pixels, depth = problem.cameras.project(keypoints.transpose(0, 1))  # (C, B, P, 17, 2)
     score = evidence.score[:, frames] * (depth > 0)
     chosen = score > 0
@@ -319,30 +349,32 @@ def step(
     chosen = torch.randperm(len(usable), generator=generator, device=generator.device)[:count]
     frames = sorted(usable[i] for i in chosen.tolist())
     batch = problem.source.batch([pools[f] for f in frames], config.rays, generator)
+    window = Window.around(problem, frames)
     if fixed_motion is None:
-        parameters = problem.poses()
+        parameters = problem.poses(window.frames)
         motion = body_motion(problem.body, problem.avatars, parameters, stage.shape or problem.shape_moves)
     else:
+        window = Window(list(range(problem.poses.valid.shape[1])), frames, problem.triple)
         parameters, motion = fixed_motion
     if config.ablation.smpl_only:
-        terms = motion_priors(problem, stage, parameters, motion)
-        terms["keypoints"] = reprojection_loss(problem, parameters, frames)
+        terms = motion_priors(problem, stage, parameters, motion, window)
+        terms["keypoints"] = reprojection_loss(problem, parameters, window)
     else:
         want_colour = stage.kind != "silhouette" and config.ablation.rgb
-        window = level_window(stage.detail, config.field.levels, config.field.geometry_levels)
+        levels = level_window(stage.detail, config.field.levels, config.field.geometry_levels)
         rendering, collision = render_batch(
-            problem, stage, motion, batch, frames, window, generator, want_colour, iteration
+            problem, stage, motion, batch, window, levels, generator, want_colour, iteration
         )
         terms = {}
         if stage.kind in ("avatar", "joint"):
-            terms, error = avatar_losses(problem, rendering, batch, window, generator)
+            terms, error = avatar_losses(problem, rendering, batch, levels, generator)
         if stage.kind != "avatar":
             pose_terms, error = pose_losses(
-                problem, stage, parameters, motion, rendering, collision, batch, frames, generator
+                problem, stage, parameters, motion, rendering, collision, batch, window, generator
             )
             terms = {**terms, **pose_terms}
         if stage.kind == "silhouette":
-            terms.update(offset_terms(problem, rendering, window, generator))
+            terms.update(offset_terms(problem, rendering, levels, generator))
         note_disagreement([pools[f] for f in frames], batch, error)
     loss = sum(terms.values())
     optimiser.zero_grad(set_to_none=True)

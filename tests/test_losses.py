@@ -1,13 +1,16 @@
 """Losses against numbers worked out by hand."""
 
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
 
+from avatarpose.register.priors import acceleration_cost
 from optimize import losses
 from optimize.pixels import blur_inside, edge_band
 from optimize.poses import PoseParameters
+from optimize.stages import Window
 
 
 def test_colour_loss_is_half_the_square_below_delta_and_ignores_uncoloured_rays():
@@ -127,6 +130,39 @@ def test_the_network_alone_turns_the_joints():
     poses.set_directions(torch.ones(1, 2, 75, 75))
     poses().poses[..., 3:].sum().backward()
     assert poses.steps.grad.abs().max() == 0
+
+
+def test_a_long_capture_is_posed_around_the_drawn_frames():
+    valid = torch.ones(2, 100, dtype=torch.bool)
+    triple = torch.ones(2, 98, dtype=torch.bool)
+    triple[1, 59] = False  # frames 59 to 61 of one person
+    problem = SimpleNamespace(poses=SimpleNamespace(valid=valid), triple=triple)
+    window = Window.around(problem, [0, 7, 60, 99])
+    assert window.frames == [0, 1, 2, 6, 7, 8, 59, 60, 61, 97, 98, 99]
+    assert [window.frames[i] for i in window.drawn] == [0, 7, 60, 99]
+    places = window.triple.nonzero().tolist()
+    assert places == [[0, 0], [0, 3], [0, 6], [0, 9], [1, 0], [1, 3], [1, 9]]
+    short = SimpleNamespace(poses=SimpleNamespace(valid=valid[:, :20]), triple=triple[:, :18])
+    assert Window.around(short, [3, 5]).frames == list(range(20))
+    # Over all frames in turn, the windows see every acceleration once, as the whole capture does.
+    positions = torch.randn(2, 100, 4, 3).cumsum(dim=1)
+    whole = acceleration_cost(positions, triple, 20.0, 40.0)
+    drawn = [list(range(f, f + 4)) for f in range(1, 97, 4)] + [[97, 98]]
+    parts = [Window.around(problem, frames) for frames in drawn]
+    seen = sum(acceleration_cost(positions[:, part.frames], part.triple, 20.0, 40.0) for part in parts)
+    torch.testing.assert_close(seen, whole)
+
+
+def test_chosen_frames_of_the_poses():
+    torch.manual_seed(1)
+    valid = torch.ones(2, 9, dtype=torch.bool)
+    for param in ("mlp", "direct"):
+        poses = PoseParameters(torch.zeros(2, 10), torch.randn(2, 9, 72), torch.randn(2, 9, 3), valid, param)
+        with torch.no_grad():
+            poses.steps.normal_()
+        every, some = poses(), poses([4, 3, 4])
+        torch.testing.assert_close(some.poses, every.poses[:, [4, 3, 4]])
+        torch.testing.assert_close(some.trans, every.trans[:, [4, 3, 4]])
 
 
 def test_edge_band_reaches_its_width_on_both_sides():
