@@ -30,6 +30,8 @@ from renderer.sampling import RayBatch, Samples, sample_people
 
 GREY = 0.5
 CHANNELS = 4  # three colours and the opacity
+LARGEST_DEVIATION = 0.03
+"""Radians or metres that a unit step moves at the most, along directions that the evidence leaves open."""
 
 
 @dataclass(frozen=True)
@@ -198,6 +200,3 @@ def pose_directions(
             found[p, f] = torch.linalg.solve_triangular(L, eye.double(), upper=False).T.to(found.dtype)
     return found
 
-
-LARGEST_DEVIATION = 0.1
-"""Radians or metres."""

@@ -1,8 +1,8 @@
 """Where a posed body's nearest vertex is to be looked for, known before it is posed: tables in the body's own frame.
 
 Each bone carries a grid in canonical space, moved rigidly with the bone: its cells hold the nearest of the vertices
-that hang mostly on that bone. A point of the world is looked up in the grids of the bones near it; the best of the few
-answers, compared as posed, is the nearest vertex or next to it, and a walk over neighbouring vertices ends at it. So
+that hang mostly on that bone. A point of the world is looked up in the grids of the bones near it; from each of the
+few answers a walk over neighbouring vertices goes downhill, and the best of their ends is the nearest vertex. So
 nothing is built when a body moves, as a tree over its posed vertices would have to be.
 """
 
@@ -21,11 +21,11 @@ from renderer.skinning import SkinnedGeometry
 LARGEST_CELL, SMALLEST_CELL = 0.02, 0.008
 """Metres, side of a bone's cells: small where vertices lie close, as on fingers, large so that a body's tables fit in a
 core's cache."""
-VERTICES_ACROSS = 2.0
+VERTICES_ACROSS = 1.5
 """Distances of neighbouring vertices that make the side of a cell."""
 MARGIN = 0.025
 """Metres beyond the shell that the tables cover: what blending and shape move the skin away from its bones."""
-NEIGHBOURS = 16
+NEIGHBOURS = 24
 """Vertices a walk may go on to from each vertex."""
 SKIP_UNIT = 0.005
 """Metres."""

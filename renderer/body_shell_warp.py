@@ -170,13 +170,13 @@ def query_kernel(
         carried = to_bone(bodies.transforms, bone, point)
         v = candidate(bodies.cells, bodies.cell_base, bodies.size, bodies.low, bodies.per_cell, bone, carried)
         if v >= 0:
+            v = walked(bodies.posed, bodies.neighbours, v, first, rest_first, point)
             away = bodies.posed[first + v] - point
             square = wp.dot(away, away)
             if square < best:
                 best = square
                 found = v
     if found >= 0:
-        found = walked(bodies.posed, bodies.neighbours, found, first, rest_first, point)
         length = wp.length(bodies.posed[first + found] - point)
         if length <= bound:
             vertex[i] = wp.int64(found)
@@ -275,6 +275,7 @@ def march_kernel(bones: int) -> wp.Kernel:
                                 )
                                 if v >= 0:
                                     free = 0.0
+                                    v = walked(bodies.posed, bodies.neighbours, v, first, rest_first, point)
                                     away = bodies.posed[first + v] - point
                                     square = wp.dot(away, away)
                                     if square < best:
@@ -283,7 +284,6 @@ def march_kernel(bones: int) -> wp.Kernel:
                                 else:
                                     free = wp.min(free, float(-v - 1) * SKIP)
                         if found >= 0:
-                            found = walked(bodies.posed, bodies.neighbours, found, first, rest_first, point)
                             length = wp.length(bodies.posed[first + found] - point)
                             free = length - shell
                             if length <= shell:

@@ -14,8 +14,9 @@ from torch import Tensor
 from renderer.field import AvatarField, silhouette_shift
 from renderer.skinning import SkinnedGeometry
 
-EMPTY_WIDTHS = 6.0
-"""Betas above the surface from which space is empty: a step there stops less than a thousandth of the light."""
+EMPTY_WIDTHS = 10.0
+"""Betas above the surface from which space is empty: no ray that stays beyond loses a ten-thousandth of its light. Six
+would do for pictures, but a limb that is not where its mask is has to be felt from afar."""
 OPAQUE_DEPTH = 8.0
 """Optical depth behind which nothing is seen: exp(-8) of the light comes through."""
 HEIGHT = 0.015

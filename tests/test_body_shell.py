@@ -89,8 +89,9 @@ def test_open_body_in_a_pose():
     both = torch.isfinite(distance) & torch.isfinite(true_distance)
     assert both.float().mean() > 0.85
     assert (torch.isfinite(distance) == torch.isfinite(true_distance)).float().mean() > 0.995
-    assert (vertex == true_vertex)[both].float().mean() > 0.93
-    assert (distance - true_distance)[both].quantile(0.99) < 0.003
+    assert (vertex == true_vertex)[both].float().mean() > 0.97
+    # In folds a wrong vertex lies on other skin; a few in a thousand of those once led whole arms astray.
+    assert ((distance - true_distance)[both] > 0.003).float().mean() < 1.5e-3
 
 
 def test_samples_are_those_of_the_exact_shells(pair):
@@ -141,7 +142,7 @@ def test_what_the_surface_table_leaves_out_is_not_seen(pair, beta):
     with torch.no_grad():
         whole = render(people, pair.shells(), pair.rays, config, background)
         less = render(people, pair.shells(surfaces), pair.rays, config, background)
-    assert len(less.samples) < 0.75 * len(whole.samples)
+    assert len(less.samples) < 0.9 * len(whole.samples)
     assert (less.colour - whole.colour).abs().max() < 0.01
     assert (less.alpha - whole.alpha).abs().max() < 0.01
     assert (less.alpha - whole.alpha).abs().mean() < 5e-4
