@@ -30,7 +30,7 @@ from renderer.sampling import RayBatch, Samples, sample_people
 
 GREY = 0.5
 CHANNELS = 4  # three colours and the opacity
-LARGEST_DEVIATION = 0.03
+LARGEST_DEVIATION = 0.1
 """Radians or metres that a unit step moves at the most, along directions that the evidence leaves open."""
 
 

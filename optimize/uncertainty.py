@@ -34,7 +34,7 @@ FILE = "uncertainty.npz"
 class UncertaintyConfig(CurvatureConfig):
     """How the standard deviations are found."""
 
-    scale: float = 4.3
+    scale: float = 3.6
     """Factor on all standard deviations."""
     seed: int = 7
 

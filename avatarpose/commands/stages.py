@@ -120,8 +120,8 @@ class Demo(EstimateOptions, RefineOptions):
     Example: avatarpose demo --out avatarpose_demo
     """
 
-    effort: float = 0.25
-    """Multiplies the iterations of the preset: 0.25 takes five minutes on two cores, 1 is what `run` does."""
+    effort: float = 0.4
+    """Multiplies the iterations of the preset: 0.4 takes about three minutes, 1 is what `run` does."""
     out: Path = Path("avatarpose_demo")
     """Folder to copy the capture to and to write the results in."""
     seed: int = 42
