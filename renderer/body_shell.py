@@ -1,7 +1,7 @@
 """The shell around a posed body by tables in the body's own frame (`renderer.body_grid`): what is fast and never built.
 
-It answers like `renderer.shell.Shell`, the exact one, in float32 only. Now and then it finds a vertex next to the
-nearest, less than a millimetre farther (docs/benchmarks.md).
+It answers like `renderer.shell.Shell`, the exact one, in float32 only. A few points in a thousand get a vertex that is
+not the nearest, as a rule next to it (tests/test_body_shell.py holds the limits; docs/decisions.md says why).
 """
 
 from __future__ import annotations

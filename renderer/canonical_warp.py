@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from renderer.skinning import EUCLIDEAN_DISTANCE, PLANE_DISTANCE, SMALLEST_DETERMINANT, PosedPerson
-from renderer.warp_launch import run_side_by_side, start_warp, stream_of, threads_for
+from renderer.warp_launch import launch_over, run_side_by_side, start_warp, stream_of, threads_for
 
 wp.set_module_options({"enable_backward": False})
 
@@ -158,9 +158,7 @@ class _ToCanonical(torch.autograd.Function):
         outputs = [
             wp.from_torch(x_ref, dtype=wp.vec3), wp.from_torch(inverse, dtype=wp.mat33), wp.from_torch(distance)
         ]  # fmt: skip
-        threads = threads_for(N, POINTS_PER_THREAD, device)
-        run_side_by_side([functools.partial(_launch, to_canonical, N, n, threads, inputs, outputs, device)
-                          for n in range(threads)])  # fmt: skip
+        launch_over(to_canonical, N, inputs, outputs, device, POINTS_PER_THREAD)
         ctx.save_for_backward(frame, vertex, x_ref, inverse, offset)
         ctx.frames = len(transforms)
         return x_ref, distance

@@ -15,8 +15,8 @@ from renderer.field import AvatarField, silhouette_shift
 from renderer.skinning import SkinnedGeometry
 
 EMPTY_WIDTHS = 10.0
-"""Betas above the surface from which space is empty: no ray that stays beyond loses a ten-thousandth of its light. Six
-would do for pictures, but a limb that is not where its mask is has to be felt from afar."""
+"""Betas above the surface from which space is empty: no ray that stays beyond loses a ten-thousandth of its light. A
+limb that is not where its mask is has to be felt from afar."""
 OPAQUE_DEPTH = 8.0
 """Optical depth behind which nothing is seen: exp(-8) of the light comes through."""
 HEIGHT = 0.015
