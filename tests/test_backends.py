@@ -55,7 +55,7 @@ def test_people_at_the_same_depth_are_one_slab_in_nerfacc():
 
 
 def test_nearest_vertices_are_those_of_pytorch3d():
-    ops = pytest.importorskip("pytorch3d.ops", reason="pytorch3d is not installed; there is no wheel of it")
+    ops = pytest.importorskip("pytorch3d.ops", reason="pytorch3d has no wheel and is not installed")
     body = geometry(5, torch.float32)
     one = person(body, 0.3 * torch.randn(1, 3, 3), torch.zeros(1, 3))
     vertices = posed_vertices(one, 0)
