@@ -6,7 +6,8 @@ given both: least squares over the network's joint and the rays of the nearest p
 
     x = argmin |x - x_net|^2 / s_net^2 + sum_v w_v |(I - d_v d_v^T)(x - o_v)|^2,
 
-w_v the peak's squared height times Tukey's biweight of the ray's distance over the radius, over s_ray^2.
+w_v the peak's squared height times Tukey's biweight of the ray's distance over the radius, over s_ray^2, and the less
+the farther the camera is (over its distance, the mean over the views being one), as in `estimate.triangulation.refine`.
 """
 
 from __future__ import annotations
@@ -51,6 +52,7 @@ def polish(
         near = distance < config.radius
         biweight = np.where(near, (1 - (np.where(near, distance, 0.0) / config.radius) ** 2) ** 2, 0.0)
         weight = height**2 * biweight / config.ray_spread**2
+        weight *= _nearness(np.linalg.norm(joints[:, :, None] - origins, axis=-1), weight > 0)
         across = np.eye(3) - direction[..., :, None] * direction[..., None, :]
         across *= weight[..., None, None]
         normal = across.sum(axis=2) + np.eye(3) / config.network_spread**2
@@ -58,3 +60,9 @@ def polish(
         joints = np.linalg.solve(normal, right[..., None])[..., 0]
         support = (weight * config.ray_spread**2).sum(axis=-1)
     return joints, support
+
+
+def _nearness(depth: np.ndarray, used: np.ndarray) -> np.ndarray:
+    """(P, J, V) mean distance of the cameras used over each camera's."""
+    mean = (depth * used).sum(axis=-1, keepdims=True) / np.maximum(used.sum(axis=-1, keepdims=True), 1)
+    return mean / depth
