@@ -23,7 +23,8 @@ class Update(Protocol):
 def progress_bar(console: Console, name: str) -> Iterator[Update]:
     """A progress bar with the time left, as a function (done, total, text, losses).
 
-    Where the output is no terminal, a line every half minute instead.
+    Where the output is no terminal, a line every half minute instead. With another total another piece of work begins,
+    whose time is counted on its own.
     """
     columns = (
         TextColumn("{task.description:<24}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
@@ -31,12 +32,18 @@ def progress_bar(console: Console, name: str) -> Iterator[Update]:
     )  # fmt: skip
     terminal = console.is_terminal
     start = said = time.monotonic()
+    known = None
     with Progress(*columns, console=console, transient=True, disable=not terminal) as bar:
         task = bar.add_task(name, total=None, note="")
 
         def update(done: int, total: int, text: str = "", losses: dict[str, float] | None = None) -> None:
-            nonlocal said
+            nonlocal said, start, known
             now = time.monotonic()
+            if total != known:
+                if known is not None:
+                    start = now
+                    bar.reset(task)
+                known = total
             if not terminal and now - said < SECONDS_BETWEEN_LINES:
                 return
             note = "  ".join(f"{key} {value:.4f}" for key, value in (losses or {}).items())
