@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import html
 import io
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -80,7 +80,8 @@ def page(data: ViewerData, found: dict[str, Quality]) -> str:
         title, how = ("Before and after", "; drag the slider") if len(found) > 1 else ("Bodies", "")
         parts += [f"<h2>{title}</h2><p class=note>Outlines and skeletons of the bodies{how}.</p>"]
         parts += [f"<div class=views>{''.join(_views(data, list(found), last))}</div>"]
-    parts += ["<h2>Over time</h2>", f"<div class=plots>{_plots(data, found)}</div>"]
+    if plots := _plots(data, found):
+        parts += ["<h2>Over time</h2>", f"<div class=plots>{plots}</div>"]
     metrics = _optional(results / "metrics.json")
     if metrics:
         parts += ["<h2>Against the truth</h2>", _metrics(metrics)]
@@ -181,32 +182,52 @@ def _plots(data: ViewerData, found: dict[str, Quality]) -> str:
     if unit is not None:
         series.append((f"error, {unit}", lambda q, p: q.errors.by_frame[p] if q.errors else None))
     series += [
-        ("IoU with the masks", lambda q, p: np.nanmean(q.iou, axis=0) if p == 0 and np.isfinite(q.iou).any() else None),
+        ("IoU with the masks", lambda q, p: _mean_over_cameras(q.iou) if p == 0 else None),
         ("acceleration, m/s²", lambda q, p: q.jitter[p]),
         ("deepest in another, mm", lambda q, p: q.depth[p] if len(data.people) > 1 else None),
         ("standard deviation, mm", lambda q, p: q.deviation[p]),
     ]
-    figure = Figure(figsize=(10, 2.1 * len(series)), layout="constrained")
-    axes = figure.subplots(len(series), 1, sharex=True, squeeze=False)[:, 0]
-    for axis, (title, values_of) in zip(axes, series, strict=True):
-        for kind, quality in found.items():
-            for p, person in enumerate(data.people):
-                values = values_of(quality, p)
-                if values is None or not np.isfinite(values).any():
-                    continue
-                known = np.isfinite(values)
-                colour = [channel / 255 for channel in COLOURS[p % len(COLOURS)]]
-                style = "-" if kind == "refined" or len(found) == 1 else ":"
-                label = TITLES[kind] if title.startswith("IoU") else f"{person}, {TITLES[kind]}"
-                axis.plot(data.frames[known], values[known], style, color=colour, label=label, linewidth=1.6)
+    drawn = [(title, curves) for title, values_of in series if (curves := _curves(data, found, title, values_of))]
+    if not drawn:
+        return ""
+    figure = Figure(figsize=(10, 2.1 * len(drawn)), layout="constrained")
+    axes = figure.subplots(len(drawn), 1, sharex=True, squeeze=False)[:, 0]
+    for axis, (title, curves) in zip(axes, drawn, strict=True):
+        for values, look in curves:
+            known = np.isfinite(values)
+            axis.plot(data.frames[known], values[known], linewidth=1.6, **look)
         axis.set_ylabel(title, fontsize=9)
         axis.grid(alpha=0.3)
-        if axis.lines:
-            axis.legend(fontsize=7, loc="upper right")
+        axis.legend(fontsize=7, loc="upper left", bbox_to_anchor=(1.01, 1.0))
     axes[-1].set_xlabel("frame")
     written = io.StringIO()
     figure.savefig(written, format="svg")
     return written.getvalue()[written.getvalue().index("<svg") :]
+
+
+def _curves(
+    data: ViewerData, found: dict[str, Quality], title: str, values_of: Callable[[Quality, int], np.ndarray | None]
+) -> list[tuple[np.ndarray, dict[str, Any]]]:
+    """Values over the frames, and how their line looks, of every person and result that has any."""
+    curves = []
+    for kind, quality in found.items():
+        for p, person in enumerate(data.people):
+            values = values_of(quality, p)
+            if values is None or not np.isfinite(values).any():
+                continue
+            look = {
+                "color": [channel / 255 for channel in COLOURS[p % len(COLOURS)]],
+                "linestyle": "-" if kind == "refined" or len(found) == 1 else ":",
+                "label": TITLES[kind] if title.startswith("IoU") else f"{person}, {TITLES[kind]}",
+            }
+            curves.append((values, look))
+    return curves
+
+
+def _mean_over_cameras(values: Float[np.ndarray, "cameras frames"]) -> Float[np.ndarray, " frames"]:
+    """Of the cameras that have a value; NaN in frames that have none."""
+    known = np.isfinite(values)
+    return np.where(known, values, 0.0).sum(axis=0) / np.where(known.any(axis=0), known.sum(axis=0), np.nan)
 
 
 def _metrics(metrics: dict[str, dict[str, float | None]]) -> str:
