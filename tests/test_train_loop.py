@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from importlib.resources import files
 from pathlib import Path
 
 import numpy as np
@@ -11,11 +12,14 @@ from rich.console import Console
 from test_volume import ring
 
 from avatarpose.body import load_body
+from avatarpose.cameras import Cameras
 from avatarpose.cli import main
 from avatarpose.errors import InputError
+from avatarpose.estimate.volumetric.estimator import packaged_weights
 from avatarpose.estimate.volumetric.network import NetworkConfig, load_network, make_network, save_network
 from avatarpose.estimate.volumetric.volume import voxels
 from avatarpose.skeletons import convert
+from avatarpose.train import driver
 from avatarpose.train.driver import CURVE, WEIGHTS, TrainJob, _run, free_port
 from avatarpose.train.loop import TrainConfig, Training, focal_loss, losses, mean_error, rate
 from avatarpose.train.motion import MotionPool
@@ -182,6 +186,17 @@ def test_command_trains_and_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     main(command)
     assert (out / WEIGHTS).read_bytes() == first
     assert len((out / CURVE).read_text().splitlines()) == 1
+
+    tuned, rig = tmp_path / "tuned", Path(str(files("assets") / "embrace"))
+    main([*command, "--out", str(tuned), "--finetune-rig", str(rig)])
+    before, after = (load_network(path).state_dict() for path in (packaged_weights(), tuned / WEIGHTS))
+    for name, value in after.items():
+        if value.is_floating_point() and "running" not in name:  # a few small steps from the packaged weights
+            assert (value - before[name]).abs().max() < 2e-3, name
+    assert any((after[name] != before[name]).any() for name in after)
+    job = TrainJob(motion=(motion,), out=tuned, rig=rig)
+    cameras, own = driver.make_maker(job).rig(np.random.default_rng(0)), Cameras.load(rig / "cameras.json")
+    torch.testing.assert_close(cameras.K, own.K, check_dtype=False)
     with pytest.raises(SystemExit) as end:
         main(["train", "volumetric", "--motion", str(tmp_path / "absent.npz"), "--out", str(out)])
     assert end.value.code == 2

@@ -20,10 +20,11 @@ from optimize.config import preset
 from optimize.curvature import (
     LARGEST_DEVIATION,
     body_steps,
-    information,
+    evidence_information,
     keypoint_information,
     look,
     pose_directions,
+    prior_information,
     ray_jacobian,
     rendered_values,
 )
@@ -111,8 +112,8 @@ def test_unit_steps_along_the_directions_matter_alike(body):
         motion = body_motion(body, problem.avatars, parameters, shape_moves=True)
         S = pose_directions(problem, parameters, motion, seed=3, config=CONFIG)[0, 0].double()
         view = look(problem, motion, 0, CONFIG.rays, seed=3)
-        A = information(view, problem, 0, 0, body_steps(body, parameters, 0, 0, CONFIG)).double()
-    A = A + torch.eye(75) / LARGEST_DEVIATION**2
+        A = evidence_information(view, problem, 0, 0, body_steps(body, parameters, 0, 0, CONFIG)).double()
+    A = A + torch.diag(prior_information(A.device)) + torch.eye(75) / LARGEST_DEVIATION**2
     torch.testing.assert_close(S.T @ A @ S, torch.eye(75).double(), atol=1e-3, rtol=0)
 
 
