@@ -28,14 +28,15 @@ from renderer.compositing import sum_over_rays
 from renderer.field import AvatarField, FieldConfig
 from renderer.render import PersonRender, Rendering, render
 from renderer.sampling import RayBatch, SamplingConfig
-from renderer.skinning import SkinnedGeometry, world_normals
+from renderer.skinning import world_normals
 
 RAYS_AT_ONCE = 4096
 """Rays rendered at once: more is no faster on a CPU."""
 BYTES_PER_RAY = 40_000
 """Memory that a ray takes while it is rendered, at the most: rays that graze two people along their whole length."""
 EMPTY_WIDTHS = 7.0
-"""Widths of the density's transition outside of the surface at which nothing is left of it."""
+"""Widths of the density's transition outside of the surface beyond which pictures need no samples: opacities move by
+one of 255 levels at the most. (Gradients need more, `renderer.surface_table.EMPTY_WIDTHS`.)"""
 TILES = 256
 """Squares along the larger side of a picture, of two pixels or more, that are rendered or left out together."""
 
@@ -152,7 +153,8 @@ class PeopleRenderer:
         self.rays_at_once = max(64, int(memory / BYTES_PER_RAY))
         if self.device.type == "cpu":
             self.rays_at_once = min(self.rays_at_once, RAYS_AT_ONCE)
-        reaches = map(surface_reach, self.avatars.fields, self.avatars.geometry)
+        self.surfaces = self.avatars.surfaces()
+        reaches = (self.sampling.shell if one is None else one.reach(EMPTY_WIDTHS) for one in self.surfaces)
         self.thickness = min(self.sampling.shell, max(reaches))
         self._posed: tuple[int, list[PersonRender], list, list[Tensor]] | None = None
 
@@ -200,21 +202,12 @@ class PeopleRenderer:
     def _pose(self, frame: int) -> tuple[list[PersonRender], list, list[Tensor]]:
         """The people of one frame, their shells, the vertices of those who are there; kept until another is asked."""
         if self._posed is None or self._posed[0] != frame:
-            posed, shells = render_people(self.avatars, self.motion, self.valid, [frame], self.thickness)
+            posed, shells = render_people(
+                self.avatars, self.motion, self.valid, [frame], self.thickness, self.surfaces
+            )
             vertices = [row[0].vertices for row in shells if row[0] is not None]
             self._posed = (frame, posed, shells, vertices)
         return self._posed[1:]
-
-
-@torch.no_grad()
-def surface_reach(field: AvatarField, geometry: SkinnedGeometry) -> float:
-    """Metres from the skin beyond which an avatar is empty: its surface's farthest offset and `EMPTY_WIDTHS` more.
-
-    Rays need not be sampled beyond: that saves a seventh of the time and moves opacities by one of 255 levels
-    at the most.
-    """
-    layers = [field.offset(geometry.vertices + height * geometry.normals) for height in (0.0, 0.02, 0.04)]
-    return float(torch.stack(layers).max() + EMPTY_WIDTHS * field.beta)
 
 
 def _normals(made: Rendering, people: list[PersonRender], rays: int) -> Float[Tensor, "rays 3"]:

@@ -45,3 +45,7 @@ class SurfaceTable:
             return None
         offset = field.offset(geometry.vertices + HEIGHT * geometry.normals)
         return cls(offset, float(field.beta), float(silhouette_shift(field.beta, field.config.silhouette_radius)))
+
+    def reach(self, widths: float) -> float:
+        """Metres from the skin to so many betas beyond where the surface stands out most."""
+        return float(self.offset.max()) + widths * self.width

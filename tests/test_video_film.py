@@ -20,6 +20,7 @@ from avatarpose.errors import InputError
 from avatarpose.sequence import Sequence
 from avatarpose.video import VideoReader
 from optimize import pictures
+from optimize.avatars import Avatars
 from optimize.pictures import PeopleRenderer, Picture, covered_pixels, load_avatars
 from optimize.poses import BodyParameters
 from viewer.video import driver, layers, paths, writer
@@ -130,7 +131,7 @@ def test_skipped_pixels_are_empty_for_any_camera(renderer, camera, where, monkey
 
 
 def test_the_thin_shell_changes_nothing_to_be_seen(picture, sequence, bodies, body, camera, monkeypatch) -> None:
-    monkeypatch.setattr(pictures, "surface_reach", lambda *_: 1.0)
+    monkeypatch.setattr(Avatars, "surfaces", lambda avatars: [None for _ in avatars.fields])
     full = renderer_of(sequence, bodies, body)
     assert full.thickness == full.sampling.shell
     moved = np.abs(full.picture(3, camera).alpha - picture.alpha)
@@ -330,9 +331,9 @@ def test_bullet_time_poses_the_people_once(sequence, body, tmp_path, monkeypatch
     built = []
     render_people = pictures.render_people
 
-    def counted(avatars, motion, valid, frames, thickness):
+    def counted(avatars, motion, valid, frames, *how):
         built.append(frames)
-        return render_people(avatars, motion, valid, frames, thickness)
+        return render_people(avatars, motion, valid, frames, *how)
 
     monkeypatch.setattr(pictures, "render_people", counted)
     film(sequence, body, tmp_path / "film", path="bullet-time", seconds=0.2, at=0.15)
