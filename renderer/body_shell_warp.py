@@ -9,7 +9,7 @@ import functools
 import warp as wp
 
 from renderer.body_grid import MARGIN, SKIP_UNIT
-from renderer.skinning import EUCLIDEAN_DISTANCE, PLANE_DISTANCE, SMALLEST_DETERMINANT
+from renderer.canonical_warp import inverse_of, skin_distance
 from renderer.surface_table import EMPTY_WIDTHS, OPAQUE_DEPTH
 
 wp.set_module_options({"enable_backward": False})
@@ -18,9 +18,6 @@ FAR = wp.constant(1.0e8)
 """Metres: nothing is there."""
 SKIP = wp.constant(SKIP_UNIT)
 BOUND_MARGIN = wp.constant(MARGIN)
-PLANE = wp.constant(PLANE_DISTANCE)
-EUCLIDEAN = wp.constant(EUCLIDEAN_DISTANCE)
-DETERMINANT = wp.constant(SMALLEST_DETERMINANT)
 MOST_WALKS = wp.constant(4)
 EMPTY = wp.constant(EMPTY_WIDTHS)
 OPAQUE = wp.constant(OPAQUE_DEPTH)
@@ -134,19 +131,9 @@ def body_distance(
         a += weight * transforms[row, 0]
         b += weight * transforms[row, 1]
         c += weight * transforms[row, 2]
-    u, v, w = wp.vec3(a[0], a[1], a[2]), wp.vec3(b[0], b[1], b[2]), wp.vec3(c[0], c[1], c[2])
-    p, q, r = wp.cross(v, w), wp.cross(w, u), wp.cross(u, v)
-    determinant = wp.dot(u, p)
-    if wp.abs(determinant) < DETERMINANT:
-        determinant = DETERMINANT
-    x = (p * (point[0] - a[3]) + q * (point[1] - b[3]) + r * (point[2] - c[3])) / determinant
-    away = x - rest[at]
-    plane = wp.dot(away, normals[at])
-    length = wp.length(away)
-    far = wp.min(wp.max(2.0 * plane, -length), length)
-    share = wp.clamp((length - PLANE) / (EUCLIDEAN - PLANE), 0.0, 1.0)
-    share = share * share * (3.0 - 2.0 * share)
-    return plane + share * (far - plane)
+    turn = inverse_of(wp.vec3(a[0], a[1], a[2]), wp.vec3(b[0], b[1], b[2]), wp.vec3(c[0], c[1], c[2]))
+    x = turn * wp.vec3(point[0] - a[3], point[1] - b[3], point[2] - c[3])
+    return skin_distance(x - rest[at], normals[at])
 
 
 @wp.kernel(enable_backward=False)

@@ -32,6 +32,25 @@ def smooth(t: float):
     return s * s * (3.0 - 2.0 * s)
 
 
+@wp.func
+def inverse_of(first: wp.vec3, second: wp.vec3, third: wp.vec3):
+    """Inverse of the matrix of these rows, as far as it has one."""
+    p, q, r = wp.cross(second, third), wp.cross(third, first), wp.cross(first, second)
+    determinant = wp.dot(first, p)
+    if wp.abs(determinant) < DETERMINANT:
+        determinant = DETERMINANT
+    return wp.matrix_from_cols(p / determinant, q / determinant, r / determinant)
+
+
+@wp.func
+def skin_distance(away: wp.vec3, normal: wp.vec3):
+    """`renderer.skinning.signed_body_distance` of a point at `away` from its nearest vertex."""
+    plane = wp.dot(away, normal)
+    length = wp.length(away)
+    far = wp.min(wp.max(2.0 * plane, -length), length)
+    return plane + smooth((length - PLANE) / (EUCLIDEAN - PLANE)) * (far - plane)
+
+
 @wp.kernel(enable_backward=False)
 def to_canonical(
     points: wp.array(dtype=wp.vec3),
@@ -60,23 +79,13 @@ def to_canonical(
         a += weight * transforms[row, 0]
         b += weight * transforms[row, 1]
         c += weight * transforms[row, 2]
-    first, second, third = wp.vec3(a[0], a[1], a[2]), wp.vec3(b[0], b[1], b[2]), wp.vec3(c[0], c[1], c[2])
-    p, q, r = wp.cross(second, third), wp.cross(third, first), wp.cross(first, second)
-    determinant = wp.dot(first, p)
-    if wp.abs(determinant) < DETERMINANT:
-        determinant = DETERMINANT
-    p, q, r = p / determinant, q / determinant, r / determinant
-    x = p * (point[0] - a[3]) + q * (point[1] - b[3]) + r * (point[2] - c[3])
-    inverse[i] = wp.matrix_from_cols(p, q, r)
+    turn = inverse_of(wp.vec3(a[0], a[1], a[2]), wp.vec3(b[0], b[1], b[2]), wp.vec3(c[0], c[1], c[2]))
+    inverse[i] = turn
+    x = turn * wp.vec3(point[0] - a[3], point[1] - b[3], point[2] - c[3])
     if has_shape != 0:
         x = x - shape[v]
     x_ref[i] = x
-    away = x - rest[v]
-    plane = wp.dot(away, normals[v])
-    length = wp.length(away)
-    far = wp.min(wp.max(2.0 * plane, -length), length)
-    share = smooth((length - PLANE) / (EUCLIDEAN - PLANE))
-    distance[i] = plane + share * (far - plane)
+    distance[i] = skin_distance(x - rest[v], normals[v])
 
 
 @wp.kernel(enable_backward=False)
