@@ -3,9 +3,8 @@
 Each RUN is a sequence folder with truth that `avatarpose run` (or `demo`) has finished. For each: the share of
 per-axis errors of the limb keypoints within one and two standard deviations (68.3 and 95.4 percent if they are
 Gaussian), with the 95 percent interval of a bootstrap over blocks of frames, the root mean square of error and standard
-deviation, and their rank correlation over the joints; beside them the factor on the standard deviations that would fit
-this run best. The factor in `UncertaintyConfig.scale` is the one printed for the embedded capture
-(`avatarpose demo --effort 1`).
+deviation, and their rank correlation over the joints; beside them `UncertaintyConfig.scale` as it would fit this run
+best. Last, the scale that fits the runs together, each counting the same.
 
 `--plot FILE` draws the share of errors within k standard deviations against a Gaussian's.
 """
@@ -14,49 +13,78 @@ from __future__ import annotations
 
 import argparse
 import json
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import numpy as np
+import torch
 from jaxtyping import Float
 from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
+from scipy.optimize import minimize_scalar
 from scipy.stats import norm, spearmanr
 
 from avatarpose.evaluate import load_truth, match_people
 from avatarpose.pipeline import Pipeline, Settings
 from avatarpose.results import Bodies
 from avatarpose.skeletons import COCO17
-from optimize.refine import refine
-from optimize.uncertainty import FILE, Uncertainty, UncertaintyConfig
+from optimize.curvature import Steps
+from optimize.refine import build_problem, resume
+from optimize.uncertainty import UncertaintyConfig, curvatures, standard_deviations
 
 LIMBS = slice(COCO17.joints.index("left_shoulder"), 17)
 BLOCK, DRAWS = 4, 2000  # frames; errors of neighbouring frames are alike
 ONE, TWO = norm.cdf(1) - norm.cdf(-1), norm.cdf(2) - norm.cdf(-2)
 
 
-def finished(folder: Path) -> tuple[Float[np.ndarray, "people frames 12 3"], Float[np.ndarray, "people frames 12 3"]]:
-    """Errors and standard deviations, metres, of a finished run.
+@dataclass(frozen=True)
+class Run:
+    """Errors of a finished run, and what its standard deviations are made of."""
 
-    Deviations that are not there are made from its checkpoint.
-    """
-    said = json.loads((folder / "results" / "run.json").read_text())["settings"]
-    known = {field.name for field in fields(Settings)}
-    settings = Settings(**{k: v for k, v in said.items() if k in known and k not in ("sequence", "body", "weights")},
-                        sequence=folder)  # fmt: skip
-    pipeline = Pipeline(settings, Console(stderr=True))
-    if not (folder / "results" / FILE).is_file():
-        initial = Bodies.load(pipeline.output("register"))
-        refine(pipeline.sequence, initial, pipeline.body, pipeline.refine_config(), None, pipeline.device)
-    bodies = Bodies.load(pipeline.output("refine"))
-    found = Uncertainty.load(folder / "results" / FILE)
-    truth = load_truth(folder)
-    _, here, there = np.intersect1d(truth.frames, bodies.frames, return_indices=True)
-    true = truth.keypoints[:, here][:, :, LIMBS]
-    guessed = bodies.keypoints[:, there][:, :, LIMBS].astype(np.float64)
-    match = match_people(guessed, true)
-    return (guessed[match] - true)[match >= 0], found.keypoints[:, there][:, :, LIMBS][match][match >= 0]
+    errors: Float[np.ndarray, "people frames 12 3"]  # metres; NaN where there is no truth
+    curvatures: list[tuple[int, int, torch.Tensor, Steps]]
+
+    @classmethod
+    def of(cls, folder: Path) -> Run:
+        """Avatars and poses as the run's checkpoint has them."""
+        said = json.loads((folder / "results" / "run.json").read_text())["settings"]
+        known = {field.name for field in fields(Settings)} - {"sequence", "body", "weights"}
+        settings = Settings(**{k: v for k, v in said.items() if k in known}, sequence=folder)
+        pipeline = Pipeline(settings, Console(stderr=True))
+        initial, bodies = Bodies.load(pipeline.output("register")), Bodies.load(pipeline.output("refine"))
+        problem = build_problem(
+            pipeline.sequence, initial, pipeline.body, pipeline.refine_config(), pipeline.device, 2**30
+        )
+        _, clock, _ = resume(problem, pipeline.sequence, initial)
+        if clock.stage < len(problem.config.stages):
+            raise SystemExit(f"{folder}: its checkpoint is not that of a finished run with these settings")
+        truth = load_truth(folder)
+        _, here, there = np.intersect1d(truth.frames, bodies.frames, return_indices=True)
+        true = truth.keypoints[:, here][:, :, LIMBS]
+        guessed = bodies.keypoints[:, there][:, :, LIMBS].astype(np.float64)
+        errors = np.full((*bodies.keypoints.shape[:2], len(COCO17.joints[LIMBS]), 3), np.nan)
+        for t, g in enumerate(match_people(guessed, true)):
+            if g >= 0:
+                errors[g, there] = guessed[g] - true[t]
+        return cls(errors, list(curvatures(problem, problem.poses(), UncertaintyConfig())))
+
+    def deviations(self, scale: float) -> Float[np.ndarray, "people frames 12 3"]:
+        """Metres."""
+        found = np.full(self.errors.shape, np.nan)
+        for p, f, evidence, steps in self.curvatures:
+            found[p, f] = standard_deviations(evidence, steps, steps.keypoints[:, LIMBS], scale).numpy()
+        return found
+
+
+def best_scale(runs: list[Run]) -> float:
+    """At which the distances of the two shares from a Gaussian's, over the runs, are least in the mean square."""
+
+    def cost(scale: float) -> float:
+        found = np.array([shares(run.errors / run.deviations(scale)) for run in runs])
+        return float(np.square(found - (100 * ONE, 100 * TWO)).mean())
+
+    return float(minimize_scalar(cost, bounds=(1, 40), method="bounded", options={"xatol": 0.05}).x)
 
 
 def shares(z: Float[np.ndarray, "people frames 12 3"]) -> tuple[float, float]:
@@ -71,12 +99,6 @@ def interval(z: Float[np.ndarray, "people frames 12 3"], rng: np.random.Generato
     starts = rng.integers(0, max(1, frames - BLOCK + 1), (DRAWS, -(-frames // BLOCK)))
     drawn = (starts[..., None] + np.arange(min(BLOCK, frames))).reshape(DRAWS, -1)[:, :frames]
     return np.quantile([shares(z[:, chosen]) for chosen in drawn], (0.025, 0.975), axis=0)
-
-
-def best_factor(z: np.ndarray) -> float:
-    """Geometric mean of the factors that put 68.3 percent within one and 95.4 percent within two."""
-    z = np.abs(z[np.isfinite(z)])
-    return float(np.sqrt(np.quantile(z, ONE) * np.quantile(z, TWO) / 2))
 
 
 def plot(runs: dict[str, np.ndarray], path: Path) -> None:
@@ -100,11 +122,12 @@ def main() -> None:
     options = parser.parse_args()
     table = Table(
         "run", "within 1, %", "95 % interval", "within 2, %", "95 % interval", "rms error, mm", "rms deviation, mm",
-        "rank correlation", "best factor", title=f"expected {100 * ONE:.1f} and {100 * TWO:.1f} %",
+        "rank correlation", "best scale", title=f"expected {100 * ONE:.1f} and {100 * TWO:.1f} %",
     )  # fmt: skip
     drawn, scale = {}, UncertaintyConfig.scale
-    for folder in options.runs:
-        errors, deviations = finished(folder)
+    runs = [Run.of(folder) for folder in options.runs]
+    for folder, run in zip(options.runs, runs, strict=True):
+        errors, deviations = run.errors, run.deviations(scale)
         z = drawn[folder.resolve().name] = errors / deviations
         one, two = shares(z)
         (low1, low2), (high1, high2) = interval(z, np.random.default_rng(0))
@@ -113,9 +136,10 @@ def main() -> None:
             folder.resolve().name,
             f"{one:.1f}", f"{low1:.1f} to {high1:.1f}", f"{two:.1f}", f"{low2:.1f} to {high2:.1f}",
             *(f"{1e3 * np.sqrt(np.nanmean(np.square(x))):.1f}" for x in (errors, deviations)),
-            f"{spearmanr(joint_error, joint_deviation).statistic:.2f}", f"{scale * best_factor(z):.2f}",
+            f"{spearmanr(joint_error, joint_deviation).statistic:.2f}", f"{best_scale([run]):.1f}",
         )  # fmt: skip
     Console(width=150).print(table)
+    print(f"scale {scale}; together the runs would like {best_scale(runs):.1f}")
     if options.plot:
         plot(drawn, options.plot)
 

@@ -85,7 +85,7 @@ class PoseWeights:
     smooth_rotations: float = 0.01
     """Robust angular acceleration of each joint, in units of 150 rad/s^2."""
     shape_prior: float = 1e-3
-    collision: float = 5e-3
+    collision: float = 5e-2
 
 
 @dataclass(frozen=True)
@@ -141,7 +141,7 @@ class RefineConfig:
     rays: int = 1024
     """Rays of one iteration, over all cameras and people."""
     frames_per_step: int = 4
-    collision_every: int = 3
+    collision_every: int = 2
     """The collision loss, which has to look behind what hides, is taken every so many iterations, so many times as
     strongly."""
     pool_pixels: int = 3000
@@ -228,6 +228,7 @@ def preset(name: PresetName) -> RefineConfig:
             avatar=AvatarWeights(alpha=0.1, lpips=0.01),
             pose=PoseWeights(
                 alpha=0.05,
+                collision=5e-3,
                 prior="published",
                 pose_prior=1e-3,
                 angle_prior=1e-2,

@@ -4,10 +4,11 @@ With theta the 75 parameters of a body (a turn of the root in world axes, 69 ang
 
     A = sum_k J_k^T J_k / sigma_k^2 + A_prior
 
-over the rendered colours, the opacities and the projected keypoints; sigma_k^2 are the mean squares of what these miss
-by in that frame, so a frame that fits badly tells less. The avatars and the samples of the rays are held. Derivatives
-of the rendering are exact: a ray's values depend on the bones through its samples' canonical positions alone, and its
-own samples alone, so four backward passes give all rays' derivatives. Those of the kinematic tree are differences.
+over the rendered colours, the opacities and the projected keypoints (the evidence) and the prior on the pose;
+sigma_k^2 are the mean squares of what these miss by in that frame, so a frame that fits badly tells less. The avatars
+and the samples of the rays are held. Derivatives of the rendering are exact: a ray's values depend on the bones through
+its samples' canonical positions alone, and its own samples alone, so four backward passes give all rays' derivatives.
+Those of the kinematic tree are differences.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from renderer.sampling import RayBatch, Samples, sample_people
 
 GREY = 0.5
 CHANNELS = 4  # three colours and the opacity
-LARGEST_DEVIATION = 0.1
+LARGEST_DEVIATION = 0.05
 """Radians or metres that a unit step moves at the most, along directions that the evidence leaves open."""
 
 
@@ -147,9 +148,9 @@ def ray_jacobian(view: View, p: int, steps: Steps) -> Float[Tensor, "rays 4 75"]
     return by_ray.view(-1, CHANNELS, bones * 12) @ slope.flatten(1).T
 
 
-def information(view: View | None, problem: Problem, p: int, f: int, steps: Steps) -> Float[Tensor, "75 75"]:
-    """The whole matrix of person p in frame f."""
-    found = torch.diag(prior_information(steps.size.device)) + keypoint_information(problem, steps, p, f)
+def evidence_information(view: View | None, problem: Problem, p: int, f: int, steps: Steps) -> Float[Tensor, "75 75"]:
+    """The evidence's part of person p's matrix in frame f."""
+    found = keypoint_information(problem, steps, p, f)
     if view is not None:
         J = (ray_jacobian(view, p, steps) * view.inverse_variance.sqrt()[..., None]).flatten(0, 1)
         found = found + J.T @ J
@@ -188,6 +189,7 @@ def pose_directions(
     config = config or CurvatureConfig()
     valid = problem.poses.valid
     eye = torch.eye(PARAMETERS, device=valid.device)
+    prior = torch.diag(prior_information(valid.device)).double()
     found = eye.expand(*valid.shape, -1, -1).clone() * LARGEST_DEVIATION
     frames = torch.nonzero(valid.any(dim=0))[:, 0].tolist()
     problem.source.announce(frames)
@@ -195,7 +197,8 @@ def pose_directions(
         view = None if problem.config.ablation.smpl_only else look(problem, motion, f, config.rays, seed + f)
         for p in torch.nonzero(valid[:, f])[:, 0].tolist():
             steps = body_steps(problem.body, parameters, p, f, config)
-            A = information(view, problem, p, f, steps).double() + eye / LARGEST_DEVIATION**2
+            evidence = evidence_information(view, problem, p, f, steps).double()
+            A = evidence + prior + eye / LARGEST_DEVIATION**2
             L = torch.linalg.cholesky(A)
             found[p, f] = torch.linalg.solve_triangular(L, eye.double(), upper=False).T.to(found.dtype)
     return found

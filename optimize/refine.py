@@ -66,23 +66,10 @@ def refine(
     Raises:
         InputError: images or masks are missing, or the bodies are of other frames.
     """
-    device = torch.device(device)
     config = replace(config, stages=_stages_left(config))
-    problem = build_problem(sequence, bodies, body, config, device, memory_bytes, untrusted)
-    run = fingerprint(
-        config,
-        [
-            bodies.betas.tobytes(),
-            bodies.poses.tobytes(),
-            bodies.trans.tobytes(),
-            ",".join(sequence.cameras.names).encode(),
-            b"" if untrusted is None or not untrusted.any() else untrusted.tobytes(),
-        ],
-    )
-    modules = {"avatars": problem.avatars, "poses": problem.poses}
-    folder = sequence.results / "checkpoint"
-    restored = load_checkpoint(folder, run, modules, device)
-    clock, optimiser_state = restored if restored else (Clock(), None)
+    problem = build_problem(sequence, bodies, body, config, torch.device(device), memory_bytes, untrusted)
+    run, clock, optimiser_state = resume(problem, sequence, bodies, untrusted)
+    folder, modules = sequence.results / "checkpoint", _modules(problem)
 
     trace = TraceWriter(sequence.results / TRACE_FILE, run, bodies.frames, _iterations(config, clock))
     trace.add(_iterations(config, clock), refined_bodies(problem, bodies).keypoints)
@@ -96,6 +83,32 @@ def refine(
     if uncertainty is not None:
         write_uncertainty(problem, sequence, bodies, uncertainty, progress)
     return refined_bodies(problem, bodies)
+
+
+def _modules(problem: Problem) -> dict[str, torch.nn.Module]:
+    """What a checkpoint holds."""
+    return {"avatars": problem.avatars, "poses": problem.poses}
+
+
+def resume(
+    problem: Problem, sequence: Sequence, bodies: Bodies, untrusted: Bool[np.ndarray, "people frames"] | None = None
+) -> tuple[str, Clock, dict | None]:
+    """Takes parameters and avatars from the checkpoint, where one of the same settings and inputs is there.
+
+    Returns the fingerprint of settings and inputs, where the alternation stands, and the optimiser's state.
+    """
+    run = fingerprint(
+        problem.config,
+        [
+            bodies.betas.tobytes(),
+            bodies.poses.tobytes(),
+            bodies.trans.tobytes(),
+            ",".join(sequence.cameras.names).encode(),
+            b"" if untrusted is None or not untrusted.any() else untrusted.tobytes(),
+        ],
+    )
+    restored = load_checkpoint(sequence.results / "checkpoint", run, _modules(problem), problem.triple.device)
+    return run, *(restored or (Clock(), None))
 
 
 def run_stages(

@@ -1,17 +1,17 @@
 """How far each joint may be off: a standard deviation per axis, from the curvature of the refinement's own cost.
 
 Laplace's approximation (MacKay 2003, ch. 27) at the refined bodies, one person and frame at a time, the avatars fixed:
-with the matrix A of `optimize.curvature` over the 75 parameters theta of a body,
+with the matrices of `optimize.curvature` over the 75 parameters theta of a body,
 
-    variance of a joint x = scale^2 dx/dtheta A^-1 dx/dtheta^T
+    variance of a joint x = dx/dtheta (A_evidence / scale^2 + A_prior)^-1 dx/dtheta^T
 
 Neighbouring pixels err together, and avatars and shapes have errors of their own that no residual shows: one factor,
-`scale`, stands for both, fitted on the embedded capture (`python -m benchmarks.uncertainty`).
+`scale`, stands for both, fitted on captures that the project makes (`python -m benchmarks.uncertainty`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,7 +23,7 @@ from torch import Tensor
 from avatarpose.errors import InputError
 from avatarpose.io import read_npz, write_npz
 from optimize.avatars import body_motion
-from optimize.curvature import CurvatureConfig, body_steps, information, look
+from optimize.curvature import CurvatureConfig, Steps, body_steps, evidence_information, look, prior_information
 from optimize.poses import BodyParameters
 from optimize.stages import Problem
 
@@ -34,8 +34,10 @@ FILE = "uncertainty.npz"
 class UncertaintyConfig(CurvatureConfig):
     """How the standard deviations are found."""
 
-    scale: float = 3.6
-    """Factor on all standard deviations."""
+    rays: int = 240
+    """Rays per camera and frame; with few, a thin limb may be missed."""
+    scale: float = 9.0
+    """How many times farther the evidence errs than its residuals say."""
     seed: int = 7
 
 
@@ -83,6 +85,39 @@ class Uncertainty:
 
 
 @torch.no_grad()
+def curvatures(
+    problem: Problem,
+    parameters: BodyParameters,
+    config: UncertaintyConfig,
+    progress: Callable[[int, int], None] | None = None,
+) -> Iterator[tuple[int, int, Float[Tensor, "75 75"], Steps]]:
+    """Person, frame, what the evidence tells, and the body moved by each parameter, of everybody who is there."""
+    valid = problem.poses.valid
+    frames = valid.shape[1]
+    motion = body_motion(problem.body, problem.avatars, parameters, shape_moves=True)
+    problem.source.announce(list(range(frames)))
+    for f in range(frames):
+        present = torch.nonzero(valid[:, f])[:, 0].tolist()
+        silent = problem.config.ablation.smpl_only or not present
+        view = None if silent else look(problem, motion, f, config.rays, config.seed + f)
+        for p in present:
+            steps = body_steps(problem.body, parameters, p, f, config)
+            yield p, f, evidence_information(view, problem, p, f, steps), steps
+        if progress is not None:
+            progress(f + 1, frames)
+
+
+def standard_deviations(
+    evidence: Float[Tensor, "75 75"], steps: Steps, moved: Float[Tensor, "76 joints 3"], scale: float
+) -> Float[Tensor, "joints 3"]:
+    """Of the points that `moved` has for the body and for each of its steps, metres, per world axis."""
+    A = evidence.double() / scale**2 + torch.diag(prior_information(evidence.device)).double()
+    slope = ((moved[1:] - moved[:1]) / steps.size[:, None, None]).double()
+    variance = torch.einsum("ajk,ab,bjk->jk", slope, torch.linalg.inv(A), slope)
+    return variance.clamp(min=0).sqrt().to(moved.dtype)
+
+
+@torch.no_grad()
 def joint_uncertainty(
     problem: Problem,
     parameters: BodyParameters,
@@ -98,25 +133,10 @@ def joint_uncertainty(
         progress: called with the frames done and all frames.
     """
     config = config or UncertaintyConfig()
-    valid = problem.poses.valid
-    people, frames = valid.shape
-    device = parameters.poses.device
-    joints = torch.full((people, frames, 24, 3), torch.nan, device=device)
-    keypoints = torch.full((people, frames, 17, 3), torch.nan, device=device)
-    motion = body_motion(problem.body, problem.avatars, parameters, shape_moves=True)
-    problem.source.announce(list(range(frames)))
-    for f in range(frames):
-        present = torch.nonzero(valid[:, f])[:, 0].tolist()
-        if not present:
-            continue
-        view = None if problem.config.ablation.smpl_only else look(problem, motion, f, config.rays, config.seed + f)
-        for p in present:
-            steps = body_steps(problem.body, parameters, p, f, config)
-            covariance = torch.linalg.inv(information(view, problem, p, f, steps).double())
-            for moved, into in ((steps.joints, joints), (steps.keypoints, keypoints)):
-                slope = ((moved[1:] - moved[:1]) / steps.size[:, None, None]).double()  # (75, J, 3)
-                variance = torch.einsum("ajk,ab,bjk->jk", slope, covariance, slope)
-                into[p, f] = config.scale * variance.clamp(min=0).sqrt().to(into.dtype)
-        if progress is not None:
-            progress(f + 1, frames)
+    shape, device = problem.poses.valid.shape, parameters.poses.device
+    joints = torch.full((*shape, 24, 3), torch.nan, device=device)
+    keypoints = torch.full((*shape, 17, 3), torch.nan, device=device)
+    for p, f, evidence, steps in curvatures(problem, parameters, config, progress):
+        joints[p, f] = standard_deviations(evidence, steps, steps.joints, config.scale)
+        keypoints[p, f] = standard_deviations(evidence, steps, steps.keypoints, config.scale)
     return joints, keypoints
