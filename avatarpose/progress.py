@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Protocol
+from typing import Protocol, SupportsFloat
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 SECONDS_BETWEEN_LINES = 30
+SECONDS_BETWEEN_NOTES = 0.5
+"""On a terminal: to read a value may mean to wait for the device."""
 
 
 class Update(Protocol):
     """Says how much is done, what is being done, and values worth seeing."""
 
-    def __call__(self, done: int, total: int, text: str = "", losses: dict[str, float] | None = None) -> None: ...
+    def __call__(
+        self, done: int, total: int, text: str = "", losses: Mapping[str, SupportsFloat] | None = None
+    ) -> None: ...
 
 
 @contextmanager
@@ -36,7 +40,7 @@ def progress_bar(console: Console, name: str) -> Iterator[Update]:
     with Progress(*columns, console=console, transient=True, disable=not terminal) as bar:
         task = bar.add_task(name, total=None, note="")
 
-        def update(done: int, total: int, text: str = "", losses: dict[str, float] | None = None) -> None:
+        def update(done: int, total: int, text: str = "", losses: Mapping[str, SupportsFloat] | None = None) -> None:
             nonlocal said, start, known
             now = time.monotonic()
             if total != known:
@@ -46,8 +50,12 @@ def progress_bar(console: Console, name: str) -> Iterator[Update]:
                 known = total
             if not terminal and now - said < SECONDS_BETWEEN_LINES:
                 return
-            note = "  ".join(f"{key} {value:.4f}" for key, value in (losses or {}).items())
+            if terminal and now - said < SECONDS_BETWEEN_NOTES and done < total:
+                bar.update(task, completed=done, total=total, description=f"{name} {text}".strip())
+                return
+            note = "  ".join(f"{key} {float(value):.4f}" for key, value in (losses or {}).items())
             if terminal:
+                said = now
                 bar.update(task, completed=done, total=total, description=f"{name} {text}".strip(), note=note)
                 return
             said, left = now, (now - start) / max(done, 1) * (total - done)

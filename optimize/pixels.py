@@ -38,6 +38,8 @@ class Pool:
     """Index of the person whose own mask covers the pixel, -1 none, -2 where nobody's mask is known."""
     weight: Float[Tensor, " groups"]
     """Relative probability of being drawn: grows with the disagreement last seen."""
+    by_person: bool = False
+    """Whether anybody's own mask is known at any of its pixels."""
 
 
 @dataclass
@@ -55,6 +57,10 @@ class PixelBatch:
     person: Int[Tensor, " rays"]
     group: Int[Tensor, " groups"]
     """Index of each group in its frame's pool."""
+    counts: list[int]
+    """Groups of each frame; they stand in the frames' order."""
+    by_person: bool
+    """Whether anybody's own mask is known at any of the frames' pixels."""
 
 
 def blur_inside(image: Float[np.ndarray, "h w 3"], mask: Bool[np.ndarray, "h w"], sigma: float) -> np.ndarray:
@@ -120,8 +126,9 @@ class PixelSource:
         merged = {key: torch.from_numpy(np.concatenate([part[key] for part in parts])) for key in parts[0]}
         if self.untrusted is not None and self.untrusted[frame]:
             merged["label"][:], merged["coloured"][:], merged["person"][:] = 2, False, -2
-        groups = merged["camera"].shape[0]
-        return Pool(**{k: v.to(self.device) for k, v in merged.items()}, weight=torch.ones(groups, device=self.device))
+        weight = torch.ones(merged["camera"].shape[0], device=self.device)
+        by_person = bool((merged["person"] > -2).any())
+        return Pool(**{k: v.to(self.device) for k, v in merged.items()}, weight=weight, by_person=by_person)
 
     def _image_pool(self, camera, frame, box, pixels, patch, blur, rng) -> dict[str, np.ndarray] | None:
         height, width = int(self._cameras.height[camera]), int(self._cameras.width[camera])
@@ -176,11 +183,12 @@ class PixelSource:
     def batch(self, pools: list[Pool], rays: int, generator: torch.Generator) -> PixelBatch:
         """`rays` rays shared evenly by the given frames' pools, drawn by the pools' weights."""
         pools_with_pixels = [(b, pool) for b, pool in enumerate(pools) if pool.camera.numel()]
+        counts = [0] * len(pools)
         fields = {name: [] for name in ("camera", "direction", "colour", "label", "coloured", "person")}
         frame, group = [], []
         for b, pool in pools_with_pixels:
             size = pool.camera.shape[1]
-            count = max(1, rays // (len(pools_with_pixels) * size))
+            count = counts[b] = max(1, rays // (len(pools_with_pixels) * size))
             drawn = torch.multinomial(pool.weight, count, replacement=True, generator=generator)
             for name, values in fields.items():
                 values.append(getattr(pool, name)[drawn].flatten(0, 1))
@@ -188,8 +196,9 @@ class PixelSource:
             group.append(drawn)
         columns = {name: torch.cat(values) for name, values in fields.items()}
         return PixelBatch(
-            origin=self.centres[columns["camera"]], frame=torch.cat(frame), group=torch.cat(group), **columns
-        )
+            origin=self.centres[columns["camera"]], frame=torch.cat(frame), group=torch.cat(group), counts=counts,
+            by_person=any(pool.by_person for pool in pools), **columns,
+        )  # fmt: skip
 
 
 def note_disagreement(pools: list[Pool], batch: PixelBatch, error: Float[Tensor, " rays"]) -> None:
@@ -197,13 +206,10 @@ def note_disagreement(pools: list[Pool], batch: PixelBatch, error: Float[Tensor,
     size = pools[0].camera.shape[1]
     per_group = error.detach().reshape(-1, size).mean(dim=1)
     typical = per_group.mean().clamp(min=1e-6)
-    frame = batch.frame.reshape(-1, size)[:, 0]
-    for b, pool in enumerate(pools):
-        chosen = frame == b
-        if bool(chosen.any()):
-            target = (0.5 + 0.5 * per_group[chosen] / typical).clamp(max=3.0)
-            index = batch.group[chosen]
-            pool.weight[index] = 0.5 * pool.weight[index] + 0.5 * target
+    target = (0.5 + 0.5 * per_group / typical).clamp(max=3.0)
+    parts = zip(pools, target.split(batch.counts), batch.group.split(batch.counts), strict=True)
+    for pool, wanted, index in parts:
+        pool.weight[index] = 0.5 * pool.weight[index] + 0.5 * wanted
 
 
 def _draw(people, edge, around, groups: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:

@@ -35,8 +35,9 @@ POOL_LIMIT = 12_000_000
 SURFACES_EVERY = 25
 """Iterations after which a moving surface is looked at again, to choose samples by it."""
 UNCERTAINTY = UncertaintyConfig()
-Progress = Callable[[int, int, str, dict[str, float]], None]
-"""Called with iterations done, iterations in all, the stage's name and the weighted loss terms."""
+Progress = Callable[[int, int, str, dict[str, torch.Tensor]], None]
+"""Called with iterations done, iterations in all, the stage's name and the weighted loss terms, which may still be
+under way on the device."""
 
 
 def refine(

@@ -218,7 +218,7 @@ def avatar_losses(
             )
     if switches.mask:
         terms["alpha"] = weights.alpha * losses.alpha_squared(rendering.alpha, batch.label)
-        if bool((batch.person > -2).any()):
+        if batch.by_person:
             terms["person"] = weights.alpha * losses.person_cross_entropy(rendering.person_alpha, batch.person)
     terms.update(offset_terms(problem, rendering, window, generator))
     if avatars.use_shading:
@@ -279,7 +279,7 @@ def pose_losses(
         )
     if switches.mask:
         terms["alpha"] = weights.alpha * losses.alpha_cross_entropy(rendering.alpha, batch.label)
-        if bool((batch.person > -2).any()):
+        if batch.by_person:
             terms["person"] = weights.person * losses.person_cross_entropy(rendering.person_alpha, batch.person)
     if stage.collision and switches.collision:
         terms["collision"] = weights.collision * collision
@@ -341,8 +341,11 @@ def step(
     generator: torch.Generator,
     fixed_motion: tuple[BodyParameters, BodyMotion] | None,
     iteration: int = 0,
-) -> dict[str, float]:
-    """The stage's iteration of that number: draw frames and rays, render, step. Returns the weighted terms."""
+) -> dict[str, Tensor]:
+    """The stage's iteration of that number: draw frames and rays, render, step.
+
+    Returns the weighted terms; nobody waits for them here.
+    """
     config = problem.config
     usable = list(pools)
     count = min(config.frames_per_step, len(usable))
@@ -380,4 +383,4 @@ def step(
     optimiser.zero_grad(set_to_none=True)
     loss.backward()
     optimiser.step()
-    return {name: float(value.detach()) for name, value in terms.items()}
+    return {name: value.detach() for name, value in terms.items()}
