@@ -137,8 +137,7 @@ def made_up(capture: Capture, config: RefineConfig, device: torch.device) -> Pro
         spread = betas[:, None].expand(-1, capture.frames, -1)
         keypoints = body.keypoints(spread, parameters.start_poses, parameters.start_trans)  # (P, F, 17, 3)
         pixels, depth = cameras.project(keypoints.transpose(0, 1))  # (C, F, P, 17, 2)
-    names = [f"p{i}" for i in range(capture.people)]
-    source = PixelSource(SimpleNamespace(cameras=cameras), names, config.edge_band, device)
+    source = PixelSource(SimpleNamespace(cameras=cameras), {}, config.edge_band, device)
     return Problem(
         body=body, cameras=cameras, fps=FPS, config=config,
         avatars=Avatars(body, betas, capture.views, config).to(device), poses=parameters.to(device), source=source,

@@ -85,7 +85,7 @@ class PixelSource:
 
     Args:
         images: images and masks of the capture, read ahead and within a limit of memory.
-        people: names of the people, in the order of the poses.
+        owners: the person (index of the poses) whom each name of a mask means (`optimize.mask_people`).
         edge: pixels on either side of a mask's edge that carry no colour loss.
         untrusted: (F,) frames of which every pixel is unknown, so that no loss looks there; None for no frame.
     """
@@ -93,13 +93,13 @@ class PixelSource:
     def __init__(
         self,
         images: FrameCache,
-        people: list[str],
+        owners: dict[str, int],
         edge: int,
         device: torch.device,
         untrusted: Bool[np.ndarray, " frames"] | None = None,
     ) -> None:
         self.images = images
-        self.people = people
+        self.owners = owners
         self.edge = edge
         self.device = device
         self.untrusted = untrusted
@@ -166,8 +166,8 @@ class PixelSource:
         if own:
             person[:] = -1
             for name, raster in own.items():
-                if name in self.people:
-                    person[raster[window] == FOREGROUND] = self.people.index(name)
+                if name in self.owners:
+                    person[raster[window] == FOREGROUND] = self.owners[name]
                     person[raster[window] == UNKNOWN] = -2
         pixel_centres = torch.from_numpy(np.stack([columns + x, rows + y], axis=-1) + 0.5)
         _, directions = self._cameras.select([self._cameras.names[camera]]).rays(pixel_centres[None])

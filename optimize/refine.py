@@ -21,6 +21,7 @@ from optimize.avatars import Avatars, body_motion, image_boxes
 from optimize.checkpoint import Clock, fingerprint, load_checkpoint, save_avatar, save_checkpoint
 from optimize.config import RefineConfig, Stage
 from optimize.curvature import pose_directions
+from optimize.mask_people import owners_of_masks
 from optimize.perceptual import load_lpips
 from optimize.pixels import PixelSource, Pool
 from optimize.poses import PoseParameters
@@ -197,7 +198,8 @@ def build_problem(
         )
         evidence = Evidence.from_association(sequence, associate(sequence, joints), device)
     images = FrameCache(sequence, memory_bytes)
-    source = PixelSource(images, list(bodies.people), config.edge_band, device, untrusted.any(axis=0))
+    owners = owners_of_masks(images, list(bodies.people), bodies.keypoints, bodies.valid)
+    source = PixelSource(images, owners, config.edge_band, device, untrusted.any(axis=0))
     problem = Problem(
         body=body,
         cameras=sequence.cameras.to(dtype=torch.float32, device=device),
