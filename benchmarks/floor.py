@@ -11,7 +11,8 @@ over the repeats.
 The floor of a part is the larger of the time to move its bytes and the time to do its operations;
 `benchmarks.least_work` counts both. Bytes move at the rate at which this machine copies a large array or negates it in
 place, whichever is faster; operations take the time they have in a product of large float32 matrices (without TF32). A
-step's floor is the sum over its parts, without the loss of overlapping people. Memory in a core's cache is faster than
+step's floor is the sum over its parts, without the loss of overlapping people; that of a joint step also leaves out
+the gradients of tables and networks. Memory in a core's cache is faster than
 that, and starting a kernel takes time of its own: what is small may lie on either side of its floor.
 """
 
@@ -52,7 +53,9 @@ from renderer.render import _in_canonical_space, render
 from renderer.sampling import RayBatch, sample_people
 from renderer.skinning import PosedPerson, world_normals
 
-Kind = Literal["pose", "collision", "avatar"]
+Kind = Literal["joint", "collision", "avatar", "pose"]
+WHOLE = ("joint", "collision")
+"""Steps that are timed as a whole only: avatars and poses at once, without and with the loss on overlaps."""
 WARM_UPS = 3
 COPIED = {"cpu": 2**24, "cuda": 2**28}
 """Numbers of the array that is copied: more than any cache holds."""
@@ -65,7 +68,7 @@ RENDERED = ("colour", "alpha", "person_alpha", "weights", "density", "offset")
 class Settings:
     device: str = "cpu"
     """Where to compute: cpu or cuda."""
-    part: tuple[Kind, ...] = ("pose", "collision", "avatar")
+    part: tuple[Kind, ...] = ("joint", "collision", "avatar", "pose")
     """Steps to measure: of a pose stage with its parts, of a pose stage where the loss of overlapping people is taken,
     of an avatar stage with its parts."""
     preset: Literal["cpu", "gpu"] = "cpu"
@@ -369,7 +372,7 @@ def _grid_and_networks(
 
 
 def embrace(config: RefineConfig, body: BodyModel, device: torch.device, kinds: tuple[Kind, ...]) -> dict[Kind, Bench]:
-    """The last stage of each kind on the embedded capture, each with a problem of its own."""
+    """Each kind of step on the embedded capture, each with a problem of its own."""
     benches = {}
     with as_file(files("assets") / "embrace") as folder:
         sequence = Sequence.open(folder)
@@ -383,9 +386,9 @@ def embrace(config: RefineConfig, body: BodyModel, device: torch.device, kinds: 
 
 
 def last_stage(config: RefineConfig, kind: Kind) -> Stage:
-    """The last stage of a kind in the schedule."""
-    wanted = "avatar" if kind == "avatar" else "pose"
-    return next(s for s in reversed(config.stages) if s.kind == wanted and s.collision == (kind == "collision"))
+    """The last stage of the schedule, as if it were of that kind."""
+    fitted = "joint" if kind == "collision" else kind
+    return replace(config.stages[-1], kind=fitted, collision=kind == "collision", shape=kind != "avatar")
 
 
 def true_bodies(sequence: Sequence, body: BodyModel) -> Bodies:
@@ -466,7 +469,7 @@ def main(settings: Settings) -> None:
         wholes[kind] = Part(bench.step)
         wholes[kind].run(device, keep=False)  # leaves gradients for the optimiser's part
         shots[kind] = Snapshot(bench)
-        parts[kind] = {} if kind == "collision" else shots[kind].parts()
+        parts[kind] = {} if kind in WHOLE else shots[kind].parts()
     every = [*wholes.values(), *(part for some in parts.values() for part in some.values())]
     for _ in range(WARM_UPS):
         for part in every:

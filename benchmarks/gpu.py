@@ -52,7 +52,18 @@ from avatarpose.results import Bodies
 from avatarpose.runlog import describe_device, package_versions
 from avatarpose.sequence import Sequence
 from benchmarks import duo, made_capture
-from benchmarks.floor import WARM_UPS, Part, Snapshot, describe, embrace, machine_of, machine_parts, report, true_bodies
+from benchmarks.floor import (
+    WARM_UPS,
+    WHOLE,
+    Part,
+    Snapshot,
+    describe,
+    embrace,
+    machine_of,
+    machine_parts,
+    report,
+    true_bodies,
+)
 from benchmarks.free_viewpoint import speed
 from benchmarks.hash_grid import PASSES, body_points
 from benchmarks.least_work import Least
@@ -68,7 +79,7 @@ from viewer.video.scene import load_bodies
 
 Measured = Literal["encoding", "steps", "refine", "views", "capture"]
 BACKENDS = ("torch", "warp", "tinycudann")
-STEPS = ("pose", "collision", "avatar")
+STEPS = ("joint", "collision", "avatar", "pose")
 POINTS = {"cpu": (2**14,), "cuda": (2**17, 2**20, 2**22)}
 MEMORY = {"cpu": (1.0,), "cuda": (1.0, 8.0, 32.0)}
 """GB that rendering may take."""
@@ -230,7 +241,7 @@ def steps(bench: Bench) -> None:
         wholes[kind] = Part(stage.step)
         wholes[kind].run(device, keep=False)  # leaves gradients for the optimiser's part
         shots[kind] = Snapshot(stage)
-        parts[kind] = {} if kind == "collision" else shots[kind].parts()
+        parts[kind] = {} if kind in WHOLE else shots[kind].parts()
     ready, measures = time.perf_counter() - begun, machine_parts(device)
     every = [*measures.values(), *wholes.values(), *(part for some in parts.values() for part in some.values())]
     turns(every, device, bench.settings.repeats)

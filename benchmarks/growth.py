@@ -189,7 +189,8 @@ def serve(capture: Capture, settings: Settings, wire: Connection) -> None:
     config = preset(settings.preset)
     problem = made_up(capture, config, device)
     pools = fill_pools(problem)
-    size = sum(values.numel() * values.element_size() for pool in pools.values() for values in vars(pool).values())
+    held = [values for pool in pools.values() for values in vars(pool).values() if isinstance(values, torch.Tensor)]
+    size = sum(values.numel() * values.element_size() for values in held)
     steps, peak = [], 0
     for kind in ("avatar", "pose"):
         bench = Bench(problem, last_stage(config, kind), pools)

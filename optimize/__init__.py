@@ -1,1 +1,1 @@
-"""Refinement: avatars and poses fitted in turn to the images and masks of a sequence."""
+"""Refinement: avatars and poses fitted to the images and masks of a sequence."""

@@ -1,7 +1,7 @@
-"""Settings of the refinement and the presets `cpu`, `gpu` and `paper`, all counted in iterations.
+"""Settings of the refinement and its presets, all counted in iterations.
 
-The `paper` preset follows the published AvatarPose schedule and weights with its known mistakes corrected; the other
-two were chosen by measurement (docs/benchmarks.md).
+The `paper` preset follows the published AvatarPose schedule and weights with its known mistakes corrected; the others
+were chosen by measurement (docs/benchmarks.md).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from renderer.sampling import SamplingConfig
 StageKind = Literal["silhouette", "avatar", "pose", "joint"]
 OffsetKind = Literal["field", "constant", "fixed"]
 PosePriorKind = Literal["anatomical", "published"]
-PresetName = Literal["cpu", "gpu", "paper"]
+PresetName = Literal["cpu", "gpu", "in_turn", "paper"]
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Stage:
 
     kind: StageKind
     """`silhouette`: poses, shape and the clothing offset against masks; `avatar`: fields, poses fixed; `pose`: poses,
-    fields fixed; `joint`: everything at once (an ablation)."""
+    fields fixed; `joint`: avatars and poses at once."""
     iterations: int
     blur: float = 0.0
     """Standard deviation in pixels of the blur of the colour targets (coarse to fine)."""
@@ -113,7 +113,7 @@ class Ablation:
     offset: bool = True
     """Off: the avatars' surface stays at a constant distance from the skin."""
     joint: bool = False
-    """Avatars and poses at once instead of in turn."""
+    """Avatars and poses at once in every stage, from the first iteration on."""
     smpl_only: bool = False
     """No avatar: the body fitted to the 2D keypoints alone."""
 
@@ -175,6 +175,13 @@ class RefineConfig:
 
 
 CPU_STAGES = (
+    Stage("avatar", 200, blur=2.0, detail=0.0, surface_width=0.005),
+    Stage("joint", 450, blur=2.0, detail=0.0, surface_width=0.005, shape=True),
+    Stage("joint", 450, blur=1.0, detail=0.5, surface_width=0.004, shape=True, learning_rate_scale=0.8),
+    Stage("joint", 600, blur=0.5, surface_width=0.003, shape=True, learning_rate_scale=0.6, collision=True),
+)
+
+IN_TURN_STAGES = (
     Stage("avatar", 300, blur=2.0, detail=0.0, surface_width=0.005),
     Stage("pose", 700, blur=2.0, detail=0.0, surface_width=0.005, shape=True),
     Stage("avatar", 250, blur=1.0, detail=0.5, surface_width=0.004),
@@ -204,11 +211,15 @@ PAPER_WINDOWS = (
 def preset(name: PresetName) -> RefineConfig:
     """The settings behind `--preset`.
 
-    `cpu` fits two cores and five minutes for twenty frames of eight cameras, `gpu` gives the same schedule more rays
-    and iterations, `paper` is the published schedule (some 134,000 iterations of 8,192 rays and person).
+    `cpu` fits two cores and five minutes for twenty frames of eight cameras: a first look for the avatars, then avatars
+    and poses at once. `gpu` gives the same schedule more rays and iterations. `in_turn` is what two cores can do of the
+    published order, avatars and poses never at once. `paper` is the published schedule (some 134,000 iterations of
+    8,192 rays and person).
     """
     if name == "cpu":
         return RefineConfig(preset="cpu", stages=CPU_STAGES)
+    if name == "in_turn":
+        return RefineConfig(preset="in_turn", stages=IN_TURN_STAGES)
     if name == "gpu":
         base = RefineConfig(preset="gpu", stages=CPU_STAGES, rays=8192, frames_per_step=8, pool_pixels=8000)
         return base.scaled(3.0)
@@ -247,4 +258,4 @@ def preset(name: PresetName) -> RefineConfig:
             pose_param="mlp",
             collision_every=1,
         )
-    raise ValueError(f"unknown preset {name!r}: expected cpu, gpu or paper")
+    raise ValueError(f"unknown preset {name!r}: expected cpu, gpu, in_turn or paper")

@@ -1,4 +1,7 @@
-"""Refinement: avatars and poses fitted in turn (AvatarPose Sec. 3.4), from registered bodies to refined ones."""
+"""Refinement: avatars and poses fitted to images and masks, from registered bodies to refined ones.
+
+What is fitted when is the schedule's affair (`optimize.config`): in turn, as in AvatarPose Sec. 3.4, or at once.
+"""
 
 from __future__ import annotations
 
@@ -52,7 +55,7 @@ def refine(
     untrusted: Bool[np.ndarray, "people frames"] | None = None,
     uncertainty: UncertaintyConfig | None = UNCERTAINTY,
 ) -> Bodies:
-    """Alternate avatar and pose stages; resumes from `results/checkpoint` when it belongs to the same run.
+    """Run the stages of the schedule; resumes from `results/checkpoint` when it belongs to the same run.
 
     Writes `avatars/<person>.safetensors`, `cameras_refined.json`, `trace.npz` and `uncertainty.npz` of the results on
     the way.

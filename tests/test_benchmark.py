@@ -88,9 +88,11 @@ def test_every_method_is_an_option_of_its_stage(capture, tmp_path):
 
     from avatarpose.cli import Command  # parsing alone is tested, nothing is executed
 
-    for job in plan([capture], METHODS, [1], tmp_path):
+    for job in plan([capture], METHODS, [1], tmp_path, [], ["--preset", "auto"]):
         command = tyro.cli(Command, args=list(job.arguments), config=(tyro.conf.OmitArgPrefixes,))
         assert command.sequence == job.folder
+        if job.method == "in_turn":
+            assert command.preset == "in_turn", "what makes a method is not overridden by the options of all"
 
 
 def test_tables():

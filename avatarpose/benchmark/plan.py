@@ -33,11 +33,12 @@ METHODS = {
     "triangulation": Method(("estimate", "--method", "triangulation"), "estimate", "joints by triangulation"),
     "volumetric": Method(("estimate", "--method", "volumetric"), "estimate", "joints by the volumetric estimator"),
     "registered": Method(("register",), "initial", "bodies registered to the joints"),
-    "refined": Method(("refine",), "refined", "avatars and poses in turn"),
+    "refined": Method(("refine",), "refined", "avatars and poses"),
+    "in_turn": Method(("refine", "--preset", "in_turn"), "refined", "avatars and poses never at once"),
     "no_rgb": Method(("refine", "--ablate", "rgb"), "refined", "without colours"),
     "no_mask": Method(("refine", "--ablate", "mask"), "refined", "without masks"),
     "no_collision": Method(("refine", "--ablate", "collision"), "refined", "without the collision loss"),
-    "joint": Method(("refine", "--ablate", "joint"), "refined", "avatars and poses at once"),
+    "joint": Method(("refine", "--ablate", "joint"), "refined", "avatars and poses at once from the first iteration"),
     "smpl_only": Method(("refine", "--ablate", "smpl_only"), "refined", "no avatar: the body on 2D keypoints"),
 }
 
@@ -93,8 +94,8 @@ def plan(
         for seed in seeds if refines else seeds[:1]:
             folder = out / "runs" / sequence.resolve().name / method / f"seed{seed}"
             command, *own = METHODS[method].command
-            arguments = (command, str(folder), *own, "--seed", str(seed), *options)
-            arguments += tuple(refine_options) if refines else ()
+            arguments = (command, str(folder), "--seed", str(seed), *options)
+            arguments += (*(refine_options if refines else ()), *own)  # the last of two counts
             jobs.append(Job(sequence.resolve(), method, seed, folder, arguments))
     return jobs
 

@@ -19,7 +19,7 @@ _POINTS = 16_384
 _REPEATS = 8
 # Measured on a virtual x86-64 machine without a GPU, preset cpu, two people, 1,024 rays (docs/benchmarks.md), with the
 # piece timed on that machine.
-_REFERENCE_STEP = 0.080
+_REFERENCE_STEP = {"avatar": 0.065, "pose": 0.080, "silhouette": 0.080, "joint": 0.115}
 _REFERENCE_PIECE = 0.060
 _FIXED = 0.25  # share of a step that does not grow with rays and people
 _LEAST_STEP_CUDA = 0.03  # seconds: some 700 launches
@@ -138,9 +138,9 @@ def needs(sequence: Sequence, people: int, machine: Machine, memory_limit: float
     for name in ("cpu", "gpu", "paper"):
         config = preset(name)
         size = config.rays / 1024 * max(people, 1) / 2
-        step = _REFERENCE_STEP * (_FIXED + (1 - _FIXED) * size) * machine.slowness
-        if machine.device == "cuda":
-            step = max(step, _LEAST_STEP_CUDA)
+        by_size = (_FIXED + (1 - _FIXED) * size) * machine.slowness
+        least = _LEAST_STEP_CUDA if machine.device == "cuda" else 0.0
+        steps = sum(stage.iterations * max(_REFERENCE_STEP[stage.kind] * by_size, least) for stage in config.stages)
         segments = sum(-(-stage.iterations // config.segment) for stage in config.stages)
         images = segments * frames * pixels * 1e-6 * _IMAGE_SECONDS
         if frames * pixels * 4 < memory_limit:
@@ -148,5 +148,5 @@ def needs(sequence: Sequence, people: int, machine: Machine, memory_limit: float
         pool = min(config.pool_pixels * frames * cameras, POOL_LIMIT) * _BYTES_PER_POOLED_PIXEL
         memory = _BASE_MEMORY * max(1, config.rays / 4096) + min(frames * pixels * 4, memory_limit) + pool
         disk = 3 * people * _AVATAR_BYTES[name] + 3e6 + frames * people * 5e3
-        found.append(Need(name, first + config.iterations * step + images, memory, disk))
+        found.append(Need(name, first + steps + images, memory, disk))
     return found

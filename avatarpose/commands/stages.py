@@ -22,7 +22,7 @@ class EstimateOptions:
 
 @dataclass(kw_only=True)
 class RefineOptions:
-    preset: Literal["auto", "cpu", "gpu", "paper"] = "auto"
+    preset: Literal["auto", "cpu", "gpu", "in_turn", "paper"] = "auto"
     """Schedule of the refinement; auto: gpu on CUDA, cpu elsewhere."""
     effort: float = 1.0
     """Multiplies the iterations of the preset: 0.1 is a quick look."""
@@ -120,8 +120,8 @@ class Demo(EstimateOptions, RefineOptions):
     Example: avatarpose demo --out avatarpose_demo
     """
 
-    effort: float = 0.4
-    """Multiplies the iterations of the preset: 0.4 takes about three minutes, 1 is what `run` does."""
+    effort: float = 0.6
+    """Multiplies the iterations of the preset: 0.6 takes two to three minutes, 1 is what `run` does."""
     out: Path = Path("avatarpose_demo")
     """Folder to copy the capture to and to write the results in."""
     seed: int = 42
