@@ -36,7 +36,7 @@ class UncertaintyConfig(CurvatureConfig):
 
     rays: int = 240
     """Rays per camera and frame; with few, a thin limb may be missed."""
-    scale: float = 9.0
+    scale: float = 6.3
     """How many times farther the evidence errs than its residuals say."""
     seed: int = 7
 
