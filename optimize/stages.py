@@ -375,6 +375,9 @@ def step(
             pose_terms, error = pose_losses(
                 problem, stage, parameters, motion, rendering, collision, batch, window, generator
             )
+            # Colours weigh as in pose stages then; what keeps light and cameras out of the avatars' colours goes along.
+            along = config.pose.rgb / config.avatar.rgb
+            terms = {name: along * term if name in ("shading", "camera") else term for name, term in terms.items()}
             terms = {**terms, **pose_terms}
         if stage.kind == "silhouette":
             terms.update(offset_terms(problem, rendering, levels, generator))

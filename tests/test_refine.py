@@ -20,7 +20,7 @@ from avatarpose.results import Bodies
 from avatarpose.sequence import Sequence
 from optimize import refine as refinement
 from optimize.config import AvatarWeights, PoseWeights, RefineConfig, Stage, ablation, preset
-from optimize.refine import build_problem, refined_bodies
+from optimize.refine import build_problem, refined_bodies, run_stages
 from optimize.trace import Trace
 
 LEFT_ELBOW = 18
@@ -301,3 +301,22 @@ def test_every_part_can_be_left_out(capture, body, truth, name):
 def test_unknown_part_is_named():
     with pytest.raises(InputError, match="texture"):
         ablation("rgb,texture")
+
+
+def test_light_stays_out_of_the_colours_when_poses_move_too(capture, body, truth):
+    """The priors on light and cameras weigh against the colour loss in joint stages as in avatar stages."""
+    config = replace(quick((Stage("avatar", 1),)), rays=96, pool_pixels=100)
+    sequence = Sequence.open(capture, frames=slice(0, 3))
+    start = bodies_of(body, truth.betas, truth.poses[:, :3], truth.trans[:, :3], sequence.frames)
+    shares = []
+    for kind in ("avatar", "joint"):
+        problem = build_problem(sequence, start, body, config, torch.device("cpu"), 2**28)
+        with torch.no_grad():
+            for parameter in [*problem.avatars.shading.parameters(), *problem.avatars.camera_colour.parameters()]:
+                parameter.fill_(0.1)
+        seen: list[dict] = []
+        run_stages(problem, replace(config, stages=(Stage(kind, 1),)), lambda *said, seen=seen: seen.append(said[3]))
+        shares.append([float(seen[0][name] / seen[0]["rgb"]) for name in ("shading", "camera")])
+    assert min(shares[0]) > 0
+    # Other pixels are drawn, and half of the batch's colours are random: the same to a factor, not to a digit.
+    assert shares[1] == pytest.approx(shares[0], rel=0.5)
