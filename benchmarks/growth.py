@@ -267,8 +267,9 @@ def plot(costs: dict[Sweep, list[Cost]], settings: Settings) -> Figure:
         below.plot(counts, [one.pools / 2**20 for one in found], "s--", label="pools of pixels")
         below.set_xlabel(sweep)
         for ax in (above, below):
-            ax.set_ylim(bottom=0)
             ax.grid(alpha=0.3)
+    for ax in axes[:, 0]:
+        ax.set_ylim(bottom=0)  # last, for it ends the fitting of the axis to what is drawn
     axes[0, 0].set_ylabel("ms a step")
     axes[1, 0].set_ylabel("MB")
     axes[0, 0].legend(fontsize="small")
