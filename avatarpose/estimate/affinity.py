@@ -144,3 +144,12 @@ def closest_points(
     middle = np.where(usable[..., None], (on_a + on_b) / 2, np.nan)
     gap = np.where(usable, np.linalg.norm(on_a - on_b, axis=-1) / 2, np.nan)
     return middle, gap
+
+
+def nearness(
+    depth: Float[np.ndarray, "*batch cameras"], used: Bool[np.ndarray, "*batch cameras"]
+) -> Float[np.ndarray, "*batch cameras"]:
+    """Mean distance of the used cameras over each one's, 0 for those not used: a weight that is one on average."""
+    known = np.where(used, depth, 0.0)
+    mean = known.sum(axis=-1, keepdims=True) / np.maximum(used.sum(axis=-1, keepdims=True), 1)
+    return np.where(used, mean / np.where(used, depth, 1.0), 0.0)

@@ -8,7 +8,7 @@ from itertools import combinations
 import numpy as np
 from jaxtyping import Bool, Float
 
-from avatarpose.estimate.affinity import agreement, closest_points, point_ray_distance
+from avatarpose.estimate.affinity import agreement, closest_points, nearness, point_ray_distance
 
 _HYPOTHESIS_VIEWS = 12  # of many views, only the most confident form pairs: 66 pairs in place of 378 with 28 views
 _CHUNK = 2_000_000  # (joints x pairs x views) handled at once, to bound the memory
@@ -139,8 +139,7 @@ def refine(
         with np.errstate(invalid="ignore"):
             robust = np.where(distance < radius, (1.0 - (distance / radius) ** 2) ** 2, 0.0)
         used = (scores > 0) & (robust > 0)
-        scale = np.where(used, depth, 0.0).sum(axis=1, keepdims=True) / np.maximum(used.sum(axis=1, keepdims=True), 1)
-        weights = np.where(used, scores**2 * robust * scale / np.where(used, depth, 1.0), 0.0)
+        weights = np.where(used, scores**2 * robust, 0.0) * nearness(depth, used)
         points, normal = solve(origins, directions, weights)
     distance = point_ray_distance(points[:, None], origins, directions)
     inliers = (scores > 0) & (distance < radius)

@@ -17,7 +17,7 @@ import torch
 from jaxtyping import Float
 
 from avatarpose.cameras import Cameras
-from avatarpose.estimate.affinity import point_ray_distance
+from avatarpose.estimate.affinity import nearness, point_ray_distance
 from avatarpose.estimate.volumetric.config import PolishConfig
 from avatarpose.estimate.volumetric.evidence import Gaussians
 
@@ -52,7 +52,7 @@ def polish(
         near = distance < config.radius
         biweight = np.where(near, (1 - (np.where(near, distance, 0.0) / config.radius) ** 2) ** 2, 0.0)
         weight = height**2 * biweight / config.ray_spread**2
-        weight *= _nearness(np.linalg.norm(joints[:, :, None] - origins, axis=-1), weight > 0)
+        weight *= nearness(np.linalg.norm(joints[:, :, None] - origins, axis=-1), weight > 0)
         across = np.eye(3) - direction[..., :, None] * direction[..., None, :]
         across *= weight[..., None, None]
         normal = across.sum(axis=2) + np.eye(3) / config.network_spread**2
@@ -60,9 +60,3 @@ def polish(
         joints = np.linalg.solve(normal, right[..., None])[..., 0]
         support = (weight * config.ray_spread**2).sum(axis=-1)
     return joints, support
-
-
-def _nearness(depth: np.ndarray, used: np.ndarray) -> np.ndarray:
-    """(P, J, V) mean distance of the cameras used over each camera's."""
-    mean = (depth * used).sum(axis=-1, keepdims=True) / np.maximum(used.sum(axis=-1, keepdims=True), 1)
-    return mean / depth
