@@ -100,7 +100,7 @@ def resume(
 ) -> tuple[str, Clock, dict | None]:
     """Takes parameters and avatars from the checkpoint, where one of the same settings and inputs is there.
 
-    Returns the fingerprint of settings and inputs, where the alternation stands, and the optimiser's state.
+    Returns the fingerprint of settings and inputs, where the schedule stands, and the optimiser's state.
     """
     run = fingerprint(
         problem.config,

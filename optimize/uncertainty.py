@@ -137,6 +137,7 @@ def joint_uncertainty(
     joints = torch.full((*shape, 24, 3), torch.nan, device=device)
     keypoints = torch.full((*shape, 17, 3), torch.nan, device=device)
     for p, f, evidence, steps in curvatures(problem, parameters, config, progress):
-        joints[p, f] = standard_deviations(evidence, steps, steps.joints, config.scale)
-        keypoints[p, f] = standard_deviations(evidence, steps, steps.keypoints, config.scale)
+        moved = torch.cat([steps.joints, steps.keypoints], dim=1)
+        found = standard_deviations(evidence, steps, moved, config.scale)
+        joints[p, f], keypoints[p, f] = found.split((24, 17))
     return joints, keypoints
