@@ -391,6 +391,19 @@ def last_stage(config: RefineConfig, kind: Kind) -> Stage:
     return replace(config.stages[-1], kind=fitted, collision=kind == "collision", shape=kind != "avatar")
 
 
+def taken_apart(
+    benches: dict[Kind, Bench], device: torch.device
+) -> tuple[dict[Kind, Part], dict[Kind, Snapshot], dict[Kind, dict[str, Part]]]:
+    """By kind: the whole step, one step's state, and the parts."""
+    wholes, shots, parts = {}, {}, {}
+    for kind, bench in benches.items():
+        wholes[kind] = Part(bench.step)
+        wholes[kind].run(device, keep=False)  # leaves gradients for the optimiser's part
+        shots[kind] = Snapshot(bench)
+        parts[kind] = {} if kind in WHOLE else shots[kind].parts()
+    return wholes, shots, parts
+
+
 def true_bodies(sequence: Sequence, body: BodyModel) -> Bodies:
     """The body fitted to the capture's true keypoints."""
     keypoints = read_npz(sequence.folder / "ground_truth.npz", ("keypoints",))["keypoints"][:, sequence.frames]
@@ -464,12 +477,7 @@ def main(settings: Settings) -> None:
     config = replace(config, rays=settings.rays or config.rays)
     benches = embrace(config, load_body(), device, settings.part)
     console.print(describe(device, next(iter(benches.values()))))
-    shots, wholes, parts = {}, {}, {}
-    for kind, bench in benches.items():
-        wholes[kind] = Part(bench.step)
-        wholes[kind].run(device, keep=False)  # leaves gradients for the optimiser's part
-        shots[kind] = Snapshot(bench)
-        parts[kind] = {} if kind in WHOLE else shots[kind].parts()
+    wholes, shots, parts = taken_apart(benches, device)
     every = [*wholes.values(), *(part for some in parts.values() for part in some.values())]
     for _ in range(WARM_UPS):
         for part in every:

@@ -54,14 +54,13 @@ from avatarpose.sequence import Sequence
 from benchmarks import duo, made_capture
 from benchmarks.floor import (
     WARM_UPS,
-    WHOLE,
     Part,
-    Snapshot,
     describe,
     embrace,
     machine_of,
     machine_parts,
     report,
+    taken_apart,
     true_bodies,
 )
 from benchmarks.free_viewpoint import speed
@@ -236,12 +235,7 @@ def steps(bench: Bench) -> None:
     device, begun = bench.device, time.perf_counter()
     stages = embrace(preset(bench.settings.preset), load_body(), device, STEPS)
     bench.console.print(describe(device, stages["pose"]))
-    wholes, shots, parts = {}, {}, {}
-    for kind, stage in stages.items():
-        wholes[kind] = Part(stage.step)
-        wholes[kind].run(device, keep=False)  # leaves gradients for the optimiser's part
-        shots[kind] = Snapshot(stage)
-        parts[kind] = {} if kind in WHOLE else shots[kind].parts()
+    wholes, shots, parts = taken_apart(stages, device)
     ready, measures = time.perf_counter() - begun, machine_parts(device)
     every = [*measures.values(), *wholes.values(), *(part for some in parts.values() for part in some.values())]
     turns(every, device, bench.settings.repeats)
