@@ -44,9 +44,19 @@ from benchmarks.least_work import Least, Machine, Work
 from optimize.avatars import BodyMotion, body_motion, posed_vertices, render_people
 from optimize.config import RefineConfig, Stage, preset
 from optimize.pixels import Pool, note_disagreement
+from optimize.pools import draw_pools
 from optimize.poses import BodyParameters
-from optimize.refine import _optimiser, build_problem, draw_pools
-from optimize.stages import Problem, Window, avatar_losses, motion_priors, pose_losses, reprojection_loss, step
+from optimize.refine import _optimiser, build_problem
+from optimize.stages import (
+    Problem,
+    Window,
+    avatar_losses,
+    draw_frames,
+    motion_priors,
+    pose_losses,
+    reprojection_loss,
+    step,
+)
 from renderer.compositing import composite, sum_over_rays
 from renderer.hash_grid import available_backends, level_window
 from renderer.render import _in_canonical_space, render
@@ -142,6 +152,7 @@ class Bench:
         for group in self.optimiser.param_groups:
             group["lr"] = 0.0
         self.generator = torch.Generator(device=self.device).manual_seed(0)
+        self.rng = np.random.default_rng(0)
         with torch.no_grad():
             self.parameters = problem.poses()
             moves = not self.to_fields and stage.shape
@@ -150,7 +161,8 @@ class Bench:
     def step(self) -> None:
         """The refinement's own."""
         fixed = (self.parameters, self.motion) if self.to_fields else None
-        step(self.problem, self.stage, self.optimiser, self.pools, self.generator, fixed)
+        frames = draw_frames(self.pools, self.problem.config.frames_per_step, self.rng)
+        step(self.problem, self.stage, self.optimiser, self.pools, frames, self.generator, fixed)
 
     def learned(self, frames: list[int] | None = None) -> tuple[BodyParameters, BodyMotion, list[Tensor]]:
         """Parameters and motion of some frames that take a gradient, each for itself; and their tensors."""
@@ -207,7 +219,7 @@ class Snapshot:
         self.rays = RayBatch(self.batch.origin, self.batch.direction, self.batch.frame)
         self.window = level_window(bench.stage.detail, config.field.levels, config.field.geometry_levels)
         people, self.shells = render_people(
-            problem.avatars, bench.motion, problem.poses.valid, self.frames, config.sampling.shell, problem.surfaces
+            problem.avatars, bench.motion, problem.poses.present, self.frames, config.sampling.shell, problem.surfaces
         )
         self.posed = [person.posed for person in people]
         self.sampling = replace(config.sampling, cull=not bench.stage.collision)
@@ -380,8 +392,7 @@ def embrace(config: RefineConfig, body: BodyModel, device: torch.device, kinds: 
         for kind in kinds:
             stage = last_stage(config, kind)
             problem = build_problem(sequence, bodies, body, config, device, 2**28)
-            joints = torch.as_tensor(bodies.joints, device=device)
-            benches[kind] = Bench(problem, stage, draw_pools(problem, stage, joints, seed=0))
+            benches[kind] = Bench(problem, stage, draw_pools(problem, stage, bodies.joints, seed=0))
     return benches
 
 

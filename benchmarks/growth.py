@@ -39,8 +39,8 @@ from benchmarks.floor import WARM_UPS, Bench, Part, last_stage
 from optimize.avatars import Avatars, body_motion, posed_vertices
 from optimize.config import RefineConfig, preset
 from optimize.pixels import SHARE_EDGE, SHARE_PEOPLE, PixelSource, Pool
+from optimize.pools import POOL_LIMIT
 from optimize.poses import PoseParameters
-from optimize.refine import POOL_LIMIT
 from optimize.stages import Evidence, Problem
 from renderer.skinning import SkinnedGeometry
 
@@ -147,7 +147,7 @@ def made_up(capture: Capture, config: RefineConfig, device: torch.device) -> Pro
 
 @torch.no_grad()
 def fill_pools(problem: Problem) -> dict[int, Pool]:
-    """Pools of the size that `optimize.refine.draw_pools` would make, whose rays are aimed at, near and past people."""
+    """Pools of the size that `optimize.pools.draw_pools` would make, whose rays are aimed at, near and past people."""
     (people, frames), views = problem.poses.valid.shape, len(problem.cameras)
     config, device = problem.config, problem.triple.device
     pixels = min(config.pool_pixels, POOL_LIMIT // (frames * views))
@@ -158,7 +158,7 @@ def fill_pools(problem: Problem) -> dict[int, Pool]:
     on, near = round(SHARE_PEOPLE * pixels), round(SHARE_EDGE * pixels)
     spread = torch.full((pixels, 1), AROUND, device=device)
     spread[:on], spread[on : on + near] = 0.0, EDGE
-    camera = torch.arange(views, device=device).repeat_interleave(pixels)[:, None]
+    camera = torch.arange(views, device=device, dtype=torch.int16).repeat_interleave(pixels)[:, None]
     pools = {}
     for f in range(frames):
         index = torch.randint(people * len(chosen), (views, pixels), device=device)
@@ -168,9 +168,10 @@ def fill_pools(problem: Problem) -> dict[int, Pool]:
         label = ((spread[:, 0] == 0) | (torch.rand(views, pixels, device=device) < 0.5)) & (spread[:, 0] < AROUND)
         pools[f] = Pool(
             camera=camera.clone(), direction=direction.reshape(-1, 1, 3),
-            colour=torch.rand(views * pixels, 1, 3, device=device), label=label.long().reshape(-1, 1),
+            colour=torch.randint(256, (views * pixels, 1, 3), device=device, dtype=torch.uint8),
+            label=label.byte().reshape(-1, 1),
             coloured=(spread[:, 0] != EDGE).repeat(views, 1).reshape(-1, 1),
-            person=torch.where(label, index // len(chosen), -1).reshape(-1, 1),
+            person=torch.where(label, index // len(chosen), -1).short().reshape(-1, 1),
             weight=torch.ones(views * pixels, device=device),
         )  # fmt: skip
     return pools

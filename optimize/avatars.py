@@ -119,9 +119,11 @@ def render_people(
 ) -> tuple[list[PersonRender], list[list[BodyShell | None]]]:
     """What the renderer needs for a batch of frames: people, and their shells (None where a person is absent).
 
+    `valid` (people, frames) is read here: on the CPU nobody waits for it.
     `surfaces`: where the avatars' surfaces are, so that less of the shells is sampled.
     """
     people, shells = [], []
+    there = valid[:, frames].tolist()
     index = torch.as_tensor(frames, device=motion.joints.device)
     for person, geometry in enumerate(avatars.geometry):
         transforms = motion.T_world_canonical[person, index]
@@ -132,9 +134,8 @@ def render_people(
         with torch.no_grad():
             vertices = posed_vertices(geometry, transforms, offset)
         surface = None if surfaces is None else surfaces[person]
-        there = valid[person, index].tolist()
         shells.append([
-            BodyShell(geometry, transforms[b], vertices[b], thickness, offset, surface) if there[b] else None
+            BodyShell(geometry, transforms[b], vertices[b], thickness, offset, surface) if there[person][b] else None
             for b in range(len(frames))
         ])  # fmt: skip
     return people, shells

@@ -22,6 +22,8 @@ from avatarpose.io import write_bytes
 from optimize.config import RefineConfig
 
 CHECKPOINT_NAME = "refine.pt"
+LAYOUT = b"2"
+"""Changes with what a checkpoint holds, so that an older one is not continued."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +37,7 @@ class Clock:
 def fingerprint(config: RefineConfig, inputs: list[bytes]) -> str:
     """Identifies settings and inputs: a checkpoint of another run must not be continued."""
     digest = hashlib.sha256(json.dumps(asdict(config), sort_keys=True, default=str).encode())
-    for part in inputs:
+    for part in (LAYOUT, *inputs):
         digest.update(part)
     return digest.hexdigest()
 

@@ -87,15 +87,15 @@ class View:
 
 def look(problem: Problem, motion: BodyMotion, f: int, rays: int, seed: int) -> View | None:
     """Renders some rays of one frame; None where there is no pixel."""
-    valid, config = problem.poses.valid, problem.config
-    generator = torch.Generator(device=valid.device).manual_seed(seed)
-    boxes = image_boxes(motion.joints[valid[:, f], f].cpu().numpy(), problem.cameras.to(device="cpu"))
+    present, config = problem.poses.present, problem.config
+    generator = torch.Generator(device=motion.joints.device).manual_seed(seed)
+    boxes = image_boxes(motion.joints[:, f].cpu()[present[:, f]].numpy(), problem.cameras.to(device="cpu"))
     pool = problem.source.pool(f, boxes, rays, 1, 0.0, seed)
     count = pool.camera.shape[0]
     if count == 0:
         return None
     batch = problem.source.batch([pool], count, generator)
-    people, shells = render_people(problem.avatars, motion, valid, [f], config.sampling.shell, problem.surfaces)
+    people, shells = render_people(problem.avatars, motion, present, [f], config.sampling.shell, problem.surfaces)
     ray_batch = RayBatch(batch.origin, batch.direction, batch.frame)
     samples = sample_people(ray_batch, [one.posed for one in people], shells, config.sampling, generator)
     view = View(problem, people, ray_batch, samples, batch, torch.empty(0), torch.empty(0), torch.empty(0))
@@ -187,15 +187,15 @@ def pose_directions(
     Directions that the evidence leaves open by more than `LARGEST_DEVIATION` are held to that.
     """
     config = config or CurvatureConfig()
-    valid = problem.poses.valid
-    eye = torch.eye(PARAMETERS, device=valid.device)
-    prior = torch.diag(prior_information(valid.device)).double()
-    found = eye.expand(*valid.shape, -1, -1).clone() * LARGEST_DEVIATION
-    frames = torch.nonzero(valid.any(dim=0))[:, 0].tolist()
+    present, device = problem.poses.present, parameters.poses.device
+    eye = torch.eye(PARAMETERS, device=device)
+    prior = torch.diag(prior_information(device)).double()
+    found = eye.expand(*present.shape, -1, -1).clone() * LARGEST_DEVIATION
+    frames = torch.nonzero(present.any(dim=0))[:, 0].tolist()
     problem.source.announce(frames)
     for f in frames:
         view = None if problem.config.ablation.smpl_only else look(problem, motion, f, config.rays, seed + f)
-        for p in torch.nonzero(valid[:, f])[:, 0].tolist():
+        for p in torch.nonzero(present[:, f])[:, 0].tolist():
             steps = body_steps(problem.body, parameters, p, f, config)
             evidence = evidence_information(view, problem, p, f, steps).double()
             A = evidence + prior + eye / LARGEST_DEVIATION**2

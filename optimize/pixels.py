@@ -1,7 +1,8 @@
 """Which pixels the losses look at: pools of pixels drawn from every image, and the rays of one iteration.
 
 Images are read once a segment, in order, so memory does not grow with the length of the capture: of every image a pool
-of pixels is kept (people, mask edges, some background), with their rays, colours and mask labels.
+of pixels is kept on the device (people, mask edges, some background), with their rays, colours and mask labels, in the
+narrowest types that hold them: `BYTES_PER_PIXEL` each.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Int16, UInt8
 from torch import Tensor
 
 from avatarpose.frames import FrameCache
@@ -19,6 +20,7 @@ from avatarpose.frames import FrameCache
 BACKGROUND, UNKNOWN, FOREGROUND = 0, 128, 255
 # Shares of people, of the band around mask edges and of the surroundings in a pool.
 SHARE_PEOPLE, SHARE_EDGE, SHARE_AROUND = 0.55, 0.35, 0.10
+BYTES_PER_PIXEL = 25
 EDGE_WIDTH = 12  # pixels: the band around mask edges that is looked at more often (half the published kernel)
 
 
@@ -26,20 +28,30 @@ EDGE_WIDTH = 12  # pixels: the band around mask edges that is looked at more oft
 class Pool:
     """The pixels kept of one frame, of all its cameras. Groups are square patches (one pixel where patch is 1)."""
 
-    camera: Int[Tensor, "groups patch"]
+    camera: Int16[Tensor, "groups patch"]
     direction: Float[Tensor, "groups patch 3"]
-    colour: Float[Tensor, "groups patch 3"]
-    """RGB in 0 to 1, blurred inside the mask where the stage asks for it."""
-    label: Int[Tensor, "groups patch"]
+    colour: UInt8[Tensor, "groups patch 3"]
+    """RGB, blurred inside the mask where the stage asks for it."""
+    label: UInt8[Tensor, "groups patch"]
     """0 background, 1 foreground, 2 unknown."""
     coloured: Bool[Tensor, "groups patch"]
     """Whether the colour loss may look there: neither unknown nor within the band at a mask's edge."""
-    person: Int[Tensor, "groups patch"]
+    person: Int16[Tensor, "groups patch"]
     """Index of the person whose own mask covers the pixel, -1 none, -2 where nobody's mask is known."""
     weight: Float[Tensor, " groups"]
     """Relative probability of being drawn: grows with the disagreement last seen."""
     by_person: bool = False
     """Whether anybody's own mask is known at any of its pixels."""
+
+    @classmethod
+    def empty(cls, size: int, device: torch.device, groups: int = 0) -> Pool:
+        """Of `groups` groups of `size` pixels of which nothing is known."""
+        camera = torch.zeros(groups, size, dtype=torch.int16, device=device)
+        colour = torch.zeros(groups, size, 3, dtype=torch.uint8, device=device)
+        label = torch.full_like(colour[..., 0], 2)
+        weight = torch.ones(groups, device=device)
+        coloured, person = torch.zeros_like(label, dtype=torch.bool), torch.full_like(camera, -2)
+        return cls(camera, colour.float(), colour, label, coloured, person, weight)
 
 
 @dataclass
@@ -52,6 +64,7 @@ class PixelBatch:
     frame: Int[Tensor, " rays"]
     """Index into the frames of this iteration."""
     colour: Float[Tensor, "rays 3"]
+    """RGB in 0 to 1."""
     label: Int[Tensor, " rays"]
     coloured: Bool[Tensor, " rays"]
     person: Int[Tensor, " rays"]
@@ -65,8 +78,6 @@ class PixelBatch:
 
 def blur_inside(image: Float[np.ndarray, "h w 3"], mask: Bool[np.ndarray, "h w"], sigma: float) -> np.ndarray:
     """Gaussian blur of `sigma` pixels that mixes foreground with foreground only (normalised convolution)."""
-    if sigma <= 0:
-        return image
     weight = mask.astype(np.float32)
     blurred = cv2.GaussianBlur(image * weight[..., None], (0, 0), sigma)
     norm = cv2.GaussianBlur(weight, (0, 0), sigma)
@@ -122,7 +133,7 @@ class PixelSource:
         ]
         parts = [part for part in parts if part is not None]
         if not parts:
-            return _empty_pool(patch * patch, self.device)
+            return Pool.empty(patch * patch, self.device)
         merged = {key: torch.from_numpy(np.concatenate([part[key] for part in parts])) for key in parts[0]}
         if self.untrusted is not None and self.untrusted[frame]:
             merged["label"][:], merged["coloured"][:], merged["person"][:] = 2, False, -2
@@ -157,11 +168,12 @@ class PixelSource:
             )
         else:
             rows, columns = rows[:, None], columns[:, None]
-        image = self.images.image(camera, frame)[window].astype(np.float32) / 255.0
-        image = blur_inside(image, foreground, blur)
-        label = np.where(foreground, 1, np.where(mask == UNKNOWN, 2, 0)).astype(np.int64)
+        image = self.images.image(camera, frame)[window]
+        if blur > 0:
+            image = np.rint(blur_inside(image.astype(np.float32), foreground, blur)).astype(np.uint8)
+        label = np.where(foreground, 1, np.where(mask == UNKNOWN, 2, 0)).astype(np.uint8)
         coloured = ~edge_band(foreground, self.edge) & (label != 2)
-        person = np.full((height, width), -2, dtype=np.int64)
+        person = np.full((height, width), -2, dtype=np.int16)
         own = self.images.sequence.person_masks(camera, frame)
         if own:
             person[:] = -1
@@ -172,7 +184,7 @@ class PixelSource:
         pixel_centres = torch.from_numpy(np.stack([columns + x, rows + y], axis=-1) + 0.5)
         _, directions = self._cameras.select([self._cameras.names[camera]]).rays(pixel_centres[None])
         return {
-            "camera": np.full(rows.shape, camera, dtype=np.int64),
+            "camera": np.full(rows.shape, camera, dtype=np.int16),
             "direction": directions[0].to(torch.float32).numpy(),
             "colour": image[rows, columns],
             "label": label[rows, columns],
@@ -195,6 +207,8 @@ class PixelSource:
             frame.append(torch.full((count * size,), b, device=self.device))
             group.append(drawn)
         columns = {name: torch.cat(values) for name, values in fields.items()}
+        columns |= {name: columns[name].long() for name in ("camera", "label", "person")}
+        columns["colour"] = columns["colour"].float() / 255.0
         return PixelBatch(
             origin=self.centres[columns["camera"]], frame=torch.cat(frame), group=torch.cat(group), counts=counts,
             by_person=any(pool.by_person for pool in pools), **columns,
@@ -223,9 +237,3 @@ def _draw(people, edge, around, groups: int, rng: np.random.Generator) -> tuple[
         rows.append(drawn // region.shape[1])
         columns.append(drawn % region.shape[1])
     return np.concatenate(rows), np.concatenate(columns)
-
-
-def _empty_pool(size: int, device: torch.device) -> Pool:
-    flat = torch.zeros(0, size, dtype=torch.long, device=device)
-    empty = torch.zeros(0, size, 3, device=device)
-    return Pool(flat, empty, empty, flat, flat.bool(), flat, torch.zeros(0, device=device))

@@ -77,7 +77,11 @@ class PoseParameters(nn.Module):
         self.register_buffer("start_poses", torch.where(valid[..., None], poses, torch.zeros_like(poses)))
         self.register_buffer("start_trans", torch.where(valid[..., None], trans, torch.zeros_like(trans)))
         self.register_buffer("valid", valid)
+        self.present = valid.cpu()
+        """`valid` where it can be read without waiting for the device."""
         self.delta_betas = nn.Parameter(torch.zeros_like(betas))
+        self.register_buffer("last_joints", torch.zeros(people, frames, 24, 3))
+        """Metres, world: the joints when the last segment began. The next one's pixels are drawn around them."""
         self.register_buffer("corrections", torch.zeros(people, frames, PARAMETERS))
         self.register_buffer("directions", torch.eye(PARAMETERS).repeat(people, frames, 1, 1))
         self.steps = nn.Parameter(torch.zeros(people, frames, PARAMETERS))

@@ -5,8 +5,9 @@ What is fitted when is the schedule's affair (`optimize.config`): in turn, as in
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -20,22 +21,21 @@ from avatarpose.frames import FrameCache
 from avatarpose.io import write_json
 from avatarpose.results import Bodies, Joints3D
 from avatarpose.sequence import Sequence
-from optimize.avatars import Avatars, body_motion, image_boxes
+from optimize.avatars import Avatars, body_motion
 from optimize.checkpoint import Clock, fingerprint, load_checkpoint, save_avatar, save_checkpoint
 from optimize.config import RefineConfig, Stage
 from optimize.curvature import pose_directions
 from optimize.mask_people import owners_of_masks
 from optimize.perceptual import load_lpips
-from optimize.pixels import PixelSource, Pool
+from optimize.pixels import PixelSource
+from optimize.pools import PoolsAhead
 from optimize.poses import PoseParameters
-from optimize.stages import Evidence, Problem, groups_of_parameters, step
+from optimize.stages import Evidence, Problem, draw_frames, groups_of_parameters, step
 from optimize.trace import FILE as TRACE_FILE
 from optimize.trace import TraceWriter
 from optimize.uncertainty import FILE as UNCERTAINTY_FILE
 from optimize.uncertainty import Uncertainty, UncertaintyConfig, joint_uncertainty
 
-POOL_LIMIT = 12_000_000
-"""Pixels held in memory at most, over all images of a segment (about 60 bytes each)."""
 SURFACES_EVERY = 25
 """Iterations after which a moving surface is looked at again, to choose samples by it."""
 UNCERTAINTY = UncertaintyConfig()
@@ -125,23 +125,48 @@ def run_stages(
     save: Callable[[Clock, torch.optim.Optimizer | None], None] | None = None,
 ) -> None:
     """Run the stages from `clock` on, in segments; `save` is called after each."""
-    clock = clock or Clock()
-    done = _iterations(config, clock)
-    for index in range(clock.stage, len(config.stages)):
-        stage = config.stages[index]
-        start = clock.iteration if index == clock.stage else 0
-        optimiser = _optimiser(problem, stage, config)
-        if optimiser_state is not None:
-            optimiser.load_state_dict(optimiser_state)
-            optimiser_state = None
-        while start < stage.iterations:
-            stop = min(start + config.segment, stage.iterations)
-            _segment(problem, stage, index, start, stop, optimiser, progress, done)
-            done += stop - start
-            start = stop
+    left = _segments(config, clock or Clock())
+    optimiser = None
+    with PoolsAhead(problem) as ahead:
+        for segment, following in itertools.zip_longest(left, left[1:]):
+            stage = segment.stage
+            if optimiser is None or segment.start == 0:
+                optimiser = _optimiser(problem, stage, config)
+            if optimiser_state is not None:
+                optimiser.load_state_dict(optimiser_state)
+                optimiser_state = None
+            _run(problem, segment, following, ahead, optimiser, progress)
             if save is not None:
-                last = stop == stage.iterations
-                save(Clock(index + 1, 0) if last else Clock(index, stop), None if last else optimiser)
+                last = segment.stop == stage.iterations
+                save(
+                    Clock(segment.index + 1, 0) if last else Clock(segment.index, segment.stop),
+                    None if last else optimiser,
+                )
+
+
+@dataclass(frozen=True)
+class Segment:
+    """Iterations `start` to `stop` of the stage of number `index`, before which `done` were made in all."""
+
+    stage: Stage
+    index: int
+    start: int
+    stop: int
+    done: int
+    seed: int
+
+
+def _segments(config: RefineConfig, clock: Clock) -> list[Segment]:
+    """What is left to do."""
+    found, done = [], _iterations(config, clock)
+    for index, stage in enumerate(config.stages[clock.stage :], start=clock.stage):
+        first = clock.iteration if index == clock.stage else 0
+        for start in range(first, stage.iterations, config.segment):
+            stop = min(start + config.segment, stage.iterations)
+            seed = (config.seed * 1_000_003 + index * 10_007 + start) % (2**31)
+            found.append(Segment(stage, index, start, stop, done, seed))
+            done += stop - start
+    return found
 
 
 def _iterations(config: RefineConfig, clock: Clock) -> int:
@@ -186,6 +211,7 @@ def build_problem(
         valid,
         config.pose_param,
     ).to(device)
+    poses.last_joints.copy_(torch.nan_to_num(torch.as_tensor(bodies.joints, dtype=torch.float32)))
     frames = np.asarray(bodies.frames)
     consecutive = torch.as_tensor(np.diff(frames) == 1) if len(frames) > 1 else torch.zeros(0, dtype=torch.bool)
     triple = valid[:, :-2] & valid[:, 1:-1] & valid[:, 2:] & (consecutive[:-1] & consecutive[1:])[None]
@@ -235,70 +261,40 @@ def _optimiser(problem: Problem, stage: Stage, config: RefineConfig) -> torch.op
     return torch.optim.Adam(groups, betas=config.adam_betas, eps=1e-8, fused=True)
 
 
-def _segment(
+def _run(
     problem: Problem,
-    stage: Stage,
-    index: int,
-    start: int,
-    stop: int,
+    segment: Segment,
+    following: Segment | None,
+    ahead: PoolsAhead,
     optimiser: torch.optim.Optimizer,
     progress: Progress | None,
-    done: int,
 ) -> None:
-    """The iterations start..stop of a stage: a function of parameters, optimiser state and settings alone."""
-    config = problem.config
-    seed = (config.seed * 1_000_003 + index * 10_007 + start) % (2**31)
-    generator = torch.Generator(device=problem.triple.device).manual_seed(seed)
+    """The iterations of a segment: a function of parameters, optimiser state and settings alone."""
+    config, stage = problem.config, segment.stage
+    generator = torch.Generator(device=problem.triple.device).manual_seed(segment.seed)
+    rng = np.random.default_rng(segment.seed)
     problem.avatars.set_surface_width(stage.surface_width)
     with torch.no_grad():
         parameters = problem.poses()
         motion = body_motion(problem.body, problem.avatars, parameters, problem.shape_moves)
     problem.surfaces = problem.avatars.surfaces()
-    if start == 0 and stage.kind != "avatar":
-        problem.poses.set_directions(pose_directions(problem, parameters, motion, seed))
-    pools = draw_pools(problem, stage, motion.joints, seed)
+    pools = ahead.take(stage, problem.poses.last_joints.cpu().numpy(), segment.seed)
+    problem.poses.last_joints.copy_(motion.joints)
+    if segment.start == 0 and stage.kind != "avatar":
+        problem.poses.set_directions(pose_directions(problem, parameters, motion, segment.seed))
+    if following is not None:
+        ahead.begin(following.stage, motion.joints.cpu().numpy(), following.seed)
     fixed = (parameters, motion) if stage.kind == "avatar" else None
-    for iteration in range(start, stop):
-        if stage.kind != "pose" and (iteration - start) % SURFACES_EVERY == 0:
+    for iteration in range(segment.start, segment.stop):
+        if stage.kind != "pose" and (iteration - segment.start) % SURFACES_EVERY == 0:
             problem.surfaces = problem.avatars.surfaces()
         factor = (1 - iteration / stage.iterations) ** config.decay_power
         for group in optimiser.param_groups:
             group["lr"] = group["base_lr"] * factor
-        terms = step(problem, stage, optimiser, pools, generator, fixed, iteration)
+        frames = draw_frames(pools, config.frames_per_step, rng)
+        terms = step(problem, stage, optimiser, pools, frames, generator, fixed, iteration)
         if progress is not None:
-            progress(done + iteration + 1 - start, config.iterations, stage.kind, terms)
-
-
-def draw_pools(problem: Problem, stage: Stage, joints: torch.Tensor, seed: int) -> dict[int, Pool]:
-    """Pixel pools of the stage's frames: those in which somebody is there."""
-    config, valid = problem.config, problem.poses.valid
-    frames = [f for f in range(valid.shape[1]) if bool(valid[:, f].any())]
-    if config.ablation.smpl_only:
-        cameras = torch.zeros(1, 1, dtype=torch.long)
-        pixel = Pool(
-            cameras, torch.ones(1, 1, 3), torch.zeros(1, 1, 3), cameras, cameras.bool(), cameras, torch.ones(1)
-        )
-        return dict.fromkeys(frames, pixel)
-    if stage.frame_subset is not None and stage.frame_subset < len(frames):
-        frames = _farthest_apart(frames, joints, valid, stage.frame_subset)
-    pixels = min(config.pool_pixels, POOL_LIMIT // (len(frames) * len(problem.cameras.names)))
-    patch = config.patch if stage.kind == "avatar" else 1
-    pools = {}
-    problem.source.announce(frames)
-    for f in frames:
-        boxes = image_boxes(joints[valid[:, f], f].cpu().numpy(), problem.cameras.to(device="cpu"))
-        pools[f] = problem.source.pool(f, boxes, pixels, patch, stage.blur, seed)
-    return pools
-
-
-def _farthest_apart(frames: list[int], joints: torch.Tensor, valid: torch.Tensor, count: int) -> list[int]:
-    """The frames in which people's roots are farthest apart: there the avatars are seen best."""
-
-    def nearest(f: int) -> float:
-        roots = joints[valid[:, f], f, 0]
-        return float(torch.pdist(roots).min()) if len(roots) > 1 else float("inf")
-
-    return sorted(sorted(frames, key=nearest, reverse=True)[:count])
+            progress(segment.done + iteration + 1 - segment.start, config.iterations, stage.kind, terms)
 
 
 @torch.no_grad()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -156,7 +157,7 @@ def render_batch(
 ) -> tuple[Rendering, Tensor]:
     """The layered rendering of a batch of rays, and the loss of overlapping people where the stage asks for it."""
     config = problem.config
-    valid, thickness = problem.poses.valid[:, window.frames], config.sampling.shell
+    valid, thickness = problem.poses.present[:, window.frames], config.sampling.shell
     people, shells = render_people(problem.avatars, motion, valid, window.drawn, thickness, problem.surfaces)
     rays = RayBatch(origins=batch.origin, directions=batch.direction, frame=batch.frame)
     overlaps = looks_for_overlaps(config, stage, iteration)
@@ -296,7 +297,8 @@ def motion_priors(
     weights, switches = problem.config.pose, problem.config.ablation
     terms: dict[str, Tensor] = {}
     if switches.priors:
-        pose, hinge = pose_priors(parameters.poses[problem.poses.valid[:, window.frames]], weights.prior)
+        there = torch.nonzero(problem.poses.present[:, window.frames], as_tuple=True)
+        pose, hinge = pose_priors(parameters.poses[there], weights.prior)
         terms["prior"] = weights.pose_prior * pose
         terms["hinge"] = weights.angle_prior * hinge
         if stage.shape:
@@ -328,9 +330,14 @@ def reprojection_loss(problem: Problem, parameters: BodyParameters, window: Wind
     keypoints = body.keypoints(betas, parameters.poses[:, window.drawn], parameters.trans[:, window.drawn])
     pixels, depth = problem.cameras.project(keypoints.transpose(0, 1))  # (C, B, P, 17, 2)
     score = evidence.score[:, frames] * (depth > 0)
-    chosen = score > 0
-    residual = pixels[chosen] - evidence.pixels[:, frames][chosen]
-    return losses.keypoint_loss(residual, score[chosen], problem.keypoint_unit)
+    # What has no score may lie anywhere: kept out of the squares, which could overflow.
+    residual = torch.where((score > 0)[..., None], pixels - evidence.pixels[:, frames], 0.0)
+    return losses.keypoint_loss(residual.flatten(0, -2), score.flatten(), problem.keypoint_unit)
+
+
+def draw_frames(pools: dict[int, Pool], count: int, rng: np.random.Generator) -> list[int]:
+    """`count` of the pools' frames, or all, in order; drawn without asking the device."""
+    return sorted(rng.permutation(list(pools))[:count].tolist())
 
 
 def step(
@@ -338,19 +345,16 @@ def step(
     stage: Stage,
     optimiser: torch.optim.Optimizer,
     pools: dict[int, Pool],
+    frames: list[int],
     generator: torch.Generator,
     fixed_motion: tuple[BodyParameters, BodyMotion] | None,
     iteration: int = 0,
 ) -> dict[str, Tensor]:
-    """The stage's iteration of that number: draw frames and rays, render, step.
+    """The stage's iteration of that number: draw rays of some of the pools' frames, render, step.
 
     Returns the weighted terms; nobody waits for them here.
     """
     config = problem.config
-    usable = list(pools)
-    count = min(config.frames_per_step, len(usable))
-    chosen = torch.randperm(len(usable), generator=generator, device=generator.device)[:count]
-    frames = sorted(usable[i] for i in chosen.tolist())
     batch = problem.source.batch([pools[f] for f in frames], config.rays, generator)
     window = Window.around(problem, frames)
     if fixed_motion is None:

@@ -92,7 +92,7 @@ def curvatures(
     progress: Callable[[int, int], None] | None = None,
 ) -> Iterator[tuple[int, int, Float[Tensor, "75 75"], Steps]]:
     """Person, frame, what the evidence tells, and the body moved by each parameter, of everybody who is there."""
-    valid = problem.poses.valid
+    valid = problem.poses.present
     frames = valid.shape[1]
     motion = body_motion(problem.body, problem.avatars, parameters, shape_moves=True)
     problem.source.announce(list(range(frames)))

@@ -16,7 +16,8 @@ from avatarpose.errors import InputError
 from avatarpose.results import Bodies, Joints3D
 from avatarpose.sequence import Sequence
 from optimize.config import CPU_STAGES, RefineConfig
-from optimize.refine import build_problem, draw_pools, refine
+from optimize.pools import draw_pools
+from optimize.refine import build_problem, refine
 
 CAPTURE = Path(str(files("assets"))) / "embrace"
 PEOPLE, FRAMES = ["p0", "p1", "p2"], np.arange(10, 16)
@@ -196,7 +197,7 @@ def test_refine_sees_nothing_of_an_untrusted_frame(registered: Path) -> None:
     untrusted = np.zeros((2, 5), bool)
     untrusted[0, 2] = True
     problem, plain = problem_of(registered, untrusted), problem_of(registered, None)
-    joints = torch.as_tensor(Bodies.load(registered / "results" / "initial.npz").joints)
+    joints = Bodies.load(registered / "results" / "initial.npz").joints
     pools = draw_pools(problem, CPU_STAGES[0], joints, seed=1)
     assert sorted(pools) == [0, 1, 2, 3, 4]
     for f, pool in pools.items():

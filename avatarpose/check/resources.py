@@ -28,7 +28,6 @@ _REGISTER_SECONDS = 0.11  # per frame and person
 _IMAGE_SECONDS = 0.012  # to decode a megapixel with its mask, once for each segment of the schedule
 _BASE_MEMORY = 0.7e9  # the process with torch, a body and two avatars
 _AVATAR_BYTES = {"cpu": 6.6e6, "gpu": 6.6e6, "paper": 1.1e8}
-_BYTES_PER_POOLED_PIXEL = 60
 
 
 @dataclass(frozen=True)
@@ -129,7 +128,8 @@ def needs(sequence: Sequence, people: int, machine: Machine, memory_limit: float
         memory_limit: bytes that cached images may take (`--memory`).
     """
     from optimize.config import preset
-    from optimize.refine import POOL_LIMIT
+    from optimize.pixels import BYTES_PER_PIXEL
+    from optimize.pools import POOL_LIMIT
 
     cameras, frames = len(sequence.cameras), len(sequence.frames)
     pixels = float((sequence.cameras.width * sequence.cameras.height).sum())
@@ -145,7 +145,7 @@ def needs(sequence: Sequence, people: int, machine: Machine, memory_limit: float
         images = segments * frames * pixels * 1e-6 * _IMAGE_SECONDS
         if frames * pixels * 4 < memory_limit:
             images /= segments  # they stay in memory after the first time
-        pool = min(config.pool_pixels * frames * cameras, POOL_LIMIT) * _BYTES_PER_POOLED_PIXEL
+        pool = 2 * min(config.pool_pixels * frames * cameras, POOL_LIMIT) * BYTES_PER_PIXEL  # the next one's too
         memory = _BASE_MEMORY * max(1, config.rays / 4096) + min(frames * pixels * 4, memory_limit) + pool
         disk = 3 * people * _AVATAR_BYTES[name] + 3e6 + frames * people * 5e3
         found.append(Need(name, first + steps + images, memory, disk))

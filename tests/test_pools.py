@@ -1,0 +1,110 @@
+"""Pools of pixels: what they hold is what the images show, and drawing ahead changes nothing."""
+
+from __future__ import annotations
+
+import shutil
+from importlib.resources import as_file, files
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from avatarpose.body import load_body
+from avatarpose.errors import InputError
+from avatarpose.io import read_npz
+from avatarpose.results import Bodies
+from avatarpose.sequence import Sequence
+from optimize.config import RefineConfig, Stage
+from optimize.pixels import BYTES_PER_PIXEL, FOREGROUND, UNKNOWN
+from optimize.pools import PoolsAhead, draw_pools
+from optimize.refine import build_problem
+from optimize.stages import Problem
+
+SHARP, SOFT = Stage("avatar", 10), Stage("joint", 10, blur=2.0)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    with as_file(files("assets") / "embrace") as source:
+        shutil.copytree(source, tmp_path / "embrace")
+    return tmp_path / "embrace"
+
+
+@pytest.fixture
+def problem(folder: Path) -> Problem:
+    """Bodies in the rest pose at the true pelvises: enough to say where people are."""
+    sequence, body = Sequence.open(folder, frames=slice(0, 3)), load_body()
+    joints = read_npz(folder / "ground_truth.npz", ["joints"])["joints"][:, :3].astype(np.float32)
+    people, frames = joints.shape[:2]
+    bodies = Bodies(
+        people=[f"p{i}" for i in range(people)], frames=np.asarray(sequence.frames), fps=sequence.fps,
+        betas=np.zeros((people, 10), np.float32), poses=np.zeros((people, frames, 72), np.float32),
+        trans=joints[:, :, 0], joints=joints, keypoints=np.zeros((people, frames, 17, 3), np.float32),
+        valid=np.ones((people, frames), bool), body_name=body.name, body_sha256=body.sha256,
+    )  # fmt: skip
+    config = RefineConfig(stages=(SHARP, SOFT), pool_pixels=300)
+    return build_problem(sequence, bodies, body, config, torch.device("cpu"), 2**28)
+
+
+def around(problem: Problem) -> np.ndarray:
+    return problem.poses.last_joints.numpy()
+
+
+def test_pixels_first_lie_around_the_registered_bodies(problem: Problem, folder: Path) -> None:
+    joints = read_npz(folder / "ground_truth.npz", ["joints"])["joints"][:, :3]
+    np.testing.assert_allclose(around(problem), joints, atol=1e-6)
+
+
+def test_a_pool_holds_what_the_images_show(problem: Problem) -> None:
+    pool = draw_pools(problem, SHARP, around(problem), seed=1)[1]
+    images, cameras = problem.source.images, problem.cameras
+    points = problem.source.centres[pool.camera.long()] + 3.0 * pool.direction
+    assert pool.camera.unique().tolist() == list(range(len(cameras)))
+    for c in range(len(cameras)):
+        mine = pool.camera[:, 0] == c
+        pixels, _ = cameras.project(points[mine, 0])
+        column, row = pixels[c].floor().long().unbind(dim=-1)
+        assert ((pixels[c] - pixels[c].floor() - 0.5).abs() < 0.01).all()
+        image, mask = (torch.from_numpy(np.array(read(c, 1))) for read in (images.image, images.mask))
+        torch.testing.assert_close(pool.colour[mine, 0], image[row, column])
+        seen = mask[row, column]
+        torch.testing.assert_close(pool.label[mine, 0] == 1, seen == FOREGROUND)
+        torch.testing.assert_close(pool.label[mine, 0] == 2, seen == UNKNOWN)
+        assert 0.5 < float((seen == FOREGROUND).float().mean()) < 0.9
+
+
+def test_a_pool_takes_little_memory_on_the_device(problem: Problem) -> None:
+    pool = draw_pools(problem, SOFT, around(problem), seed=1)[0]
+    held = [values for values in vars(pool).values() if isinstance(values, torch.Tensor)]
+    assert sum(values.nbytes for values in held) == BYTES_PER_PIXEL * len(pool.weight)
+
+
+def test_a_batch_is_in_the_units_of_the_losses(problem: Problem) -> None:
+    pool = draw_pools(problem, SHARP, around(problem), seed=1)[0]
+    batch = problem.source.batch([pool], 64, torch.Generator().manual_seed(0))
+    torch.testing.assert_close(batch.colour, pool.colour[batch.group, 0] / 255.0)
+    assert batch.label.dtype == batch.camera.dtype == batch.person.dtype == torch.int64
+    torch.testing.assert_close(batch.origin, problem.source.centres[pool.camera[batch.group, 0].long()])
+
+
+def test_drawn_ahead_or_not_the_pools_are_the_same(problem: Problem) -> None:
+    now = draw_pools(problem, SOFT, around(problem), seed=5)
+    with PoolsAhead(problem) as ahead:
+        ahead.begin(SOFT, around(problem), seed=5)
+        early = ahead.take(SOFT, around(problem), seed=5)
+        ahead.begin(SHARP, around(problem), seed=6)
+        other = ahead.take(SOFT, around(problem), seed=5)
+    for pools in (early, other):
+        assert list(pools) == list(now)
+        for f, pool in pools.items():
+            torch.testing.assert_close(vars(pool), vars(now[f]), rtol=0, atol=0)
+
+
+def test_an_image_that_cannot_be_read_is_named_by_whoever_takes_the_pools(problem: Problem, folder: Path) -> None:
+    image = min((folder / "images" / problem.cameras.names[2]).iterdir())
+    image.write_bytes(b"no image")
+    with PoolsAhead(problem) as ahead:
+        ahead.begin(SHARP, around(problem), seed=1)
+        with pytest.raises(InputError, match=image.name):
+            ahead.take(SHARP, around(problem), seed=1)
