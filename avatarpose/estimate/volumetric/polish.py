@@ -38,20 +38,17 @@ def polish(
         origins, directions = cameras.to(dtype=torch.float64, device="cpu").rays(pixels)
     origins = origins[:, 0, 0].numpy()  # (V, 3)
     directions = directions.numpy()  # (V, D, J, 3)
-    heights = gaussians.heights.numpy()
+    square = gaussians.heights.numpy().transpose(2, 0, 1) ** 2  # (J, V, D)
     start, support = joints, np.zeros(joints.shape[:2])
     for _ in range(config.iterations):
         at = joints[:, :, None, None]  # (P, J, 1, 1, 3)
         rays = directions.transpose(2, 0, 1, 3)[None]  # (1, J, V, D, 3)
         away = point_ray_distance(at, origins[:, None], rays)  # (P, J, V, D)
-        away = np.where(heights.transpose(2, 0, 1) > 0, away, np.inf)
-        nearest = away.argmin(axis=-1)[..., None]
-        distance = np.take_along_axis(away, nearest, axis=-1)[..., 0]  # (P, J, V)
-        direction = np.take_along_axis(np.broadcast_to(rays, (*away.shape, 3)), nearest[..., None], axis=3)[..., 0, :]
-        height = np.take_along_axis(np.broadcast_to(heights.transpose(2, 0, 1), away.shape), nearest, axis=-1)[..., 0]
-        near = distance < config.radius
-        biweight = np.where(near, (1 - (np.where(near, distance, 0.0) / config.radius) ** 2) ** 2, 0.0)
-        weight = height**2 * biweight / config.ray_spread**2
+        # Of a view's peaks, the one that draws most: a low one, of somebody else, does not stand before one's own.
+        draw = np.where(away < config.radius, (1 - (away / config.radius) ** 2) ** 2, 0.0) * square
+        best = draw.argmax(axis=-1)[..., None]
+        weight = np.take_along_axis(draw, best, axis=-1)[..., 0] / config.ray_spread**2  # (P, J, V)
+        direction = np.take_along_axis(np.broadcast_to(rays, (*away.shape, 3)), best[..., None], axis=3)[..., 0, :]
         weight *= nearness(np.linalg.norm(joints[:, :, None] - origins, axis=-1), weight > 0)
         across = np.eye(3) - direction[..., :, None] * direction[..., None, :]
         across *= weight[..., None, None]
