@@ -73,6 +73,21 @@ def test_each_view_gives_its_nearest_peak() -> None:
     assert support.max() <= 6
 
 
+def test_a_low_peak_does_not_stand_before_a_high_one() -> None:
+    """Somebody else's, which counts a tenth, may lie nearer to where the joint is believed to be."""
+    cameras = ring(6)
+    people = STANDING + np.array([[0.0, 0, 0], [0.0, 0.0, 0.08]])[:, None]
+    both = peaks(cameras, people)
+    heights = both.heights.clone()
+    heights[:, 1] *= 0.1
+    start = people[:1] + np.array([0.0, 0.0, 0.06])
+    found, _ = polish(start, Gaussians(both.means, both.precisions, heights), cameras, CONFIG)
+    other = np.zeros(both.heights.shape, bool)
+    other[:, 1] = True
+    alone, _ = polish(start, without(both, other), cameras, CONFIG)
+    np.testing.assert_allclose(found, alone, atol=1e-12)
+
+
 def test_without_rays_joints_stay() -> None:
     cameras, truth = ring(4), STANDING[None]
     all_of_them = np.ones((4, 1, 17), bool)

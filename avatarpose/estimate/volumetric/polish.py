@@ -2,7 +2,7 @@
 
 Voxels are 64 mm apart and heatmaps as wide, so the network is right about whose joint is where and about joints few
 views see, and less so about millimetres; the peaks themselves are exact places. Each joint is the most likely place
-given both: least squares over the network's joint and the rays of the nearest peak of each view,
+given both: least squares over the network's joint and the rays of one peak of each view, the one of most weight,
 
     x = argmin |x - x_net|^2 / s_net^2 + sum_v w_v |(I - d_v d_v^T)(x - o_v)|^2,
 
