@@ -34,9 +34,10 @@ from avatarpose.evaluate import load_truth, match_people
 from avatarpose.pipeline import Pipeline, Settings
 from avatarpose.results import Bodies
 from avatarpose.skeletons import COCO17
-from optimize.curvature import Steps
+from optimize.avatars import body_motion
+from optimize.curvature import Steps, evidence_information
 from optimize.refine import build_problem, resume
-from optimize.uncertainty import UncertaintyConfig, curvatures, standard_deviations
+from optimize.uncertainty import UncertaintyConfig, standard_deviations
 
 LIMBS = slice(COCO17.joints.index("left_shoulder"), 17)
 BLOCK, DRAWS = 4, 2000  # frames; errors of neighbouring frames are alike
@@ -72,7 +73,10 @@ class Run:
         for t, g in enumerate(match_people(guessed, true)):
             if g >= 0:
                 errors[g, there] = guessed[g] - true[t]
-        return cls(errors, list(curvatures(problem, problem.poses(), UncertaintyConfig())))
+        parameters, config = problem.poses(), UncertaintyConfig()
+        with torch.no_grad():
+            motion = body_motion(problem.body, problem.avatars, parameters, shape_moves=True)
+        return cls(errors, list(evidence_information(problem, parameters, motion, config, config.seed)))
 
     def deviations(self, scale: float) -> Float[np.ndarray, "people frames 12 3"]:
         """Metres."""

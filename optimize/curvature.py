@@ -5,7 +5,8 @@ With theta the 75 parameters of a body (a turn of the root in world axes, 69 ang
     A = sum_k J_k^T J_k / sigma_k^2 + A_prior
 
 over the rendered colours, the opacities and the projected keypoints (the evidence) and the prior on the pose;
-sigma_k^2 are the mean squares of what these miss by in that frame, so a frame that fits badly tells less. The avatars
+sigma_k^2 are the mean squares of what these miss by in that frame, so a frame that fits badly tells less. Few rays are
+looked at, and a thin limb may be missed: what they tell is the mean over the frame and its two neighbours. The avatars
 and the samples of the rays are held. Derivatives of the rendering are exact: a ray's values depend on the bones through
 its samples' canonical positions alone, and its own samples alone, so four backward passes give all rays' derivatives.
 Those of the kinematic tree are differences.
@@ -13,6 +14,7 @@ Those of the kinematic tree are differences.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import roma
@@ -148,13 +150,10 @@ def ray_jacobian(view: View, p: int, steps: Steps) -> Float[Tensor, "rays 4 75"]
     return by_ray.view(-1, CHANNELS, bones * 12) @ slope.flatten(1).T
 
 
-def evidence_information(view: View | None, problem: Problem, p: int, f: int, steps: Steps) -> Float[Tensor, "75 75"]:
-    """The evidence's part of person p's matrix in frame f."""
-    found = keypoint_information(problem, steps, p, f)
-    if view is not None:
-        J = (ray_jacobian(view, p, steps) * view.inverse_variance.sqrt()[..., None]).flatten(0, 1)
-        found = found + J.T @ J
-    return found
+def ray_information(view: View, p: int, steps: Steps) -> Float[Tensor, "75 75"]:
+    """Of the rendered colours and opacities."""
+    J = (ray_jacobian(view, p, steps) * view.inverse_variance.sqrt()[..., None]).flatten(0, 1)
+    return J.T @ J
 
 
 def keypoint_information(problem: Problem, steps: Steps, p: int, f: int) -> Float[Tensor, "75 75"]:
@@ -178,6 +177,64 @@ def prior_information(device: torch.device) -> Float[Tensor, " 75"]:
     return torch.cat([torch.full((3,), 0.1, device=device), spread.flatten().pow(-2), torch.ones(3, device=device)])
 
 
+@dataclass
+class _Told:
+    """What one frame tells of one person."""
+
+    steps: Steps
+    keypoints: Float[Tensor, "75 75"]
+    rays: Float[Tensor, "75 75"] | None
+    """None where no pixel of the frame is compared."""
+
+
+@torch.no_grad()
+def evidence_information(
+    problem: Problem,
+    parameters: BodyParameters,
+    motion: BodyMotion,
+    config: CurvatureConfig,
+    seed: int,
+    progress: Callable[[int, int], None] | None = None,
+) -> Iterator[tuple[int, int, Float[Tensor, "75 75"], Steps]]:
+    """Person, frame, the evidence's part of the matrix, and the body moved by each parameter, of all who are there.
+
+    Args:
+        progress: called with the frames done and all frames.
+    """
+    present = problem.poses.present
+    count = present.shape[1]
+    problem.source.announce(torch.nonzero(present.any(dim=0))[:, 0].tolist())
+    told: dict[int, dict[int, _Told]] = {}
+    for f in range(count + 1):
+        if f < count:
+            told[f] = _one_frame(problem, parameters, motion, f, config, seed + f)
+            if progress is not None:
+                progress(f + 1, count)
+        for p, one in told.get(f - 1, {}).items():
+            evidence = one.keypoints
+            if one.rays is not None:
+                there = [told[g][p].rays for g in (f - 2, f - 1, f) if p in told.get(g, {})]
+                evidence = evidence + torch.stack([rays for rays in there if rays is not None]).mean(dim=0)
+            yield p, f - 1, evidence, one.steps
+        told.pop(f - 2, None)
+
+
+def _one_frame(
+    problem: Problem, parameters: BodyParameters, motion: BodyMotion, f: int, config: CurvatureConfig, seed: int
+) -> dict[int, _Told]:
+    """By person."""
+    people = torch.nonzero(problem.poses.present[:, f])[:, 0].tolist()
+    silent = problem.config.ablation.smpl_only or not people
+    view = None if silent else look(problem, motion, f, config.rays, seed)
+    found = {}
+    for p in people:
+        steps = body_steps(problem.body, parameters, p, f, config)
+        sees = view is not None and bool((view.inverse_variance > 0).any())
+        rays = ray_information(view, p, steps) if sees else None
+        found[p] = _Told(steps, keypoint_information(problem, steps, p, f), rays)
+    return found
+
+
 @torch.no_grad()
 def pose_directions(
     problem: Problem, parameters: BodyParameters, motion: BodyMotion, seed: int, config: CurvatureConfig | None = None
@@ -186,20 +243,13 @@ def pose_directions(
 
     Directions that the evidence leaves open by more than `LARGEST_DEVIATION` are held to that.
     """
-    config = config or CurvatureConfig()
-    present, device = problem.poses.present, parameters.poses.device
+    device = parameters.poses.device
     eye = torch.eye(PARAMETERS, device=device)
     prior = torch.diag(prior_information(device)).double()
-    found = eye.expand(*present.shape, -1, -1).clone() * LARGEST_DEVIATION
-    frames = torch.nonzero(present.any(dim=0))[:, 0].tolist()
-    problem.source.announce(frames)
-    for f in frames:
-        view = None if problem.config.ablation.smpl_only else look(problem, motion, f, config.rays, seed + f)
-        for p in torch.nonzero(present[:, f])[:, 0].tolist():
-            steps = body_steps(problem.body, parameters, p, f, config)
-            evidence = evidence_information(view, problem, p, f, steps).double()
-            A = evidence + prior + eye / LARGEST_DEVIATION**2
-            L = torch.linalg.cholesky(A)
-            found[p, f] = torch.linalg.solve_triangular(L, eye.double(), upper=False).T.to(found.dtype)
+    found = eye.expand(*problem.poses.present.shape, -1, -1).clone() * LARGEST_DEVIATION
+    for p, f, evidence, _ in evidence_information(problem, parameters, motion, config or CurvatureConfig(), seed):
+        A = evidence.double() + prior + eye / LARGEST_DEVIATION**2
+        L = torch.linalg.cholesky(A)
+        found[p, f] = torch.linalg.solve_triangular(L, eye.double(), upper=False).T.to(found.dtype)
     return found
 

@@ -11,7 +11,7 @@ Neighbouring pixels err together, and avatars and shapes have errors of their ow
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,7 +23,7 @@ from torch import Tensor
 from avatarpose.errors import InputError
 from avatarpose.io import read_npz, write_npz
 from optimize.avatars import body_motion
-from optimize.curvature import CurvatureConfig, Steps, body_steps, evidence_information, look, prior_information
+from optimize.curvature import CurvatureConfig, Steps, evidence_information, prior_information
 from optimize.poses import BodyParameters
 from optimize.stages import Problem
 
@@ -84,29 +84,6 @@ class Uncertainty:
         return cls([str(name) for name in data["people"]], data["frames"], data["joints"], data["keypoints"])
 
 
-@torch.no_grad()
-def curvatures(
-    problem: Problem,
-    parameters: BodyParameters,
-    config: UncertaintyConfig,
-    progress: Callable[[int, int], None] | None = None,
-) -> Iterator[tuple[int, int, Float[Tensor, "75 75"], Steps]]:
-    """Person, frame, what the evidence tells, and the body moved by each parameter, of everybody who is there."""
-    valid = problem.poses.present
-    frames = valid.shape[1]
-    motion = body_motion(problem.body, problem.avatars, parameters, shape_moves=True)
-    problem.source.announce(list(range(frames)))
-    for f in range(frames):
-        present = torch.nonzero(valid[:, f])[:, 0].tolist()
-        silent = problem.config.ablation.smpl_only or not present
-        view = None if silent else look(problem, motion, f, config.rays, config.seed + f)
-        for p in present:
-            steps = body_steps(problem.body, parameters, p, f, config)
-            yield p, f, evidence_information(view, problem, p, f, steps), steps
-        if progress is not None:
-            progress(f + 1, frames)
-
-
 def standard_deviations(
     evidence: Float[Tensor, "75 75"], steps: Steps, moved: Float[Tensor, "76 joints 3"], scale: float
 ) -> Float[Tensor, "joints 3"]:
@@ -136,7 +113,8 @@ def joint_uncertainty(
     shape, device = problem.poses.valid.shape, parameters.poses.device
     joints = torch.full((*shape, 24, 3), torch.nan, device=device)
     keypoints = torch.full((*shape, 17, 3), torch.nan, device=device)
-    for p, f, evidence, steps in curvatures(problem, parameters, config, progress):
+    motion = body_motion(problem.body, problem.avatars, parameters, shape_moves=True)
+    for p, f, evidence, steps in evidence_information(problem, parameters, motion, config, config.seed, progress):
         moved = torch.cat([steps.joints, steps.keypoints], dim=1)
         found = standard_deviations(evidence, steps, moved, config.scale)
         joints[p, f], keypoints[p, f] = found.split((24, 17))

@@ -25,6 +25,7 @@ from optimize.curvature import (
     look,
     pose_directions,
     prior_information,
+    ray_information,
     ray_jacobian,
     rendered_values,
 )
@@ -39,19 +40,23 @@ def body():
     return load_body()
 
 
-def problem_of(body, cameras=None, smpl_only=False):
-    """The embedded capture's first frame, with bodies at rest where its people stand."""
+def problem_of(body, cameras=None, smpl_only=False, frames=1, untrusted=None):
+    """The embedded capture's first frames, with bodies at rest where its people stand."""
     with as_file(files("assets") / "embrace") as folder:
-        sequence = Sequence.open(folder, cameras=cameras, frames=slice(0, 1))
+        sequence = Sequence.open(folder, cameras=cameras, frames=slice(0, frames))
         with np.load(folder / "ground_truth.npz") as truth:
-            roots = truth["joints"][:, :1, 0]
-        poses = np.zeros((2, 1, 72))
+            roots = truth["joints"][:, :frames, 0]
+        poses = np.zeros((2, frames, 72))
         poses[..., 0] = np.pi / 2  # upright where z is up
         rest = body.rest_joints(torch.zeros(10))[0].numpy()
         bodies: Bodies = bodies_of(body, np.zeros((2, 10)), poses, roots - rest, sequence.frames)
         config = preset("cpu")
         config = replace(config, ablation=replace(config.ablation, smpl_only=smpl_only))
-        return build_problem(sequence, bodies, body, config, torch.device("cpu"), 2**28)
+        return build_problem(sequence, bodies, body, config, torch.device("cpu"), 2**28, untrusted)
+
+
+def moving(body, problem):
+    return body_motion(body, problem.avatars, problem.poses(), shape_moves=True)
 
 
 def test_keypoint_information_is_that_of_the_derivatives(body):
@@ -111,10 +116,39 @@ def test_unit_steps_along_the_directions_matter_alike(body):
         parameters = problem.poses()
         motion = body_motion(body, problem.avatars, parameters, shape_moves=True)
         S = pose_directions(problem, parameters, motion, seed=3, config=CONFIG)[0, 0].double()
-        view = look(problem, motion, 0, CONFIG.rays, seed=3)
-        A = evidence_information(view, problem, 0, 0, body_steps(body, parameters, 0, 0, CONFIG)).double()
+        A = next(evidence_information(problem, parameters, motion, CONFIG, seed=3))[2].double()
     A = A + torch.diag(prior_information(A.device)) + torch.eye(75) / LARGEST_DEVIATION**2
     torch.testing.assert_close(S.T @ A @ S, torch.eye(75).double(), atol=1e-3, rtol=0)
+
+
+def test_rays_of_neighbouring_frames_tell_as_well(body):
+    problem = problem_of(body, frames=3)
+    parameters = problem.poses()
+    with torch.no_grad():
+        motion = moving(body, problem)
+        found = {(p, f): A for p, f, A, _ in evidence_information(problem, parameters, motion, CONFIG, seed=3)}
+        rays, keypoints = [], []
+        for f in range(3):
+            steps = body_steps(body, parameters, 1, f, CONFIG)
+            rays.append(ray_information(look(problem, motion, f, CONFIG.rays, seed=3 + f), 1, steps))
+            keypoints.append(keypoint_information(problem, steps, 1, f))
+    assert sorted(found) == [(p, f) for p in range(2) for f in range(3)]
+    for f, near in enumerate(([0, 1], [0, 1, 2], [1, 2])):
+        expected = keypoints[f] + sum(rays[g] for g in near) / len(near)
+        torch.testing.assert_close(found[1, f], expected, rtol=1e-4, atol=1e-2)
+
+
+def test_neighbours_do_not_speak_for_a_frame_that_is_not_trusted(body):
+    untrusted = np.zeros((2, 3), bool)
+    untrusted[0, 1] = True
+    problem = problem_of(body, frames=3, untrusted=untrusted)
+    with torch.no_grad():
+        motion = moving(body, problem)
+        told = evidence_information(problem, problem.poses(), motion, CONFIG, seed=3)
+        strength = {(p, f): float(torch.trace(A)) for p, f, A, _ in told}
+        _, deviations = joint_uncertainty(problem, problem.poses(), CONFIG)
+    assert strength[0, 1] == 0 < strength[1, 1] < 0.5 * min(strength[1, 0], strength[1, 2])
+    assert (deviations[0, 1] > 2 * deviations[0, [0, 2]].amax(dim=0)).float().mean() > 0.8
 
 
 def test_pixels_tell_more_than_keypoints_and_cameras_more_than_one(body):
