@@ -147,6 +147,9 @@ class RefineConfig:
     pool_pixels: int = 3000
     """Pixels drawn from every image for one segment (the iterations between two checkpoints)."""
     segment: int = 400
+    least_gain: float = 0.005
+    """A segment that lowers the error of pixels it does not look at by a smaller share than this is the last of its
+    stage; 0: every stage runs to its end."""
     patch: int = 1
     """Side of square patches of rays in avatar stages (32 for LPIPS); 1: single rays."""
     field: FieldConfig = dataclasses.field(default_factory=FieldConfig)
@@ -257,5 +260,6 @@ def preset(name: PresetName) -> RefineConfig:
             ),
             pose_param="mlp",
             collision_every=1,
+            least_gain=0.0,
         )
     raise ValueError(f"unknown preset {name!r}: expected cpu, gpu, in_turn or paper")

@@ -194,24 +194,30 @@ class PixelSource:
 
     def batch(self, pools: list[Pool], rays: int, generator: torch.Generator) -> PixelBatch:
         """`rays` rays shared evenly by the given frames' pools, drawn by the pools' weights."""
-        pools_with_pixels = [(b, pool) for b, pool in enumerate(pools) if pool.camera.numel()]
-        counts = [0] * len(pools)
-        fields = {name: [] for name in ("camera", "direction", "colour", "label", "coloured", "person")}
-        frame, group = [], []
-        for b, pool in pools_with_pixels:
-            size = pool.camera.shape[1]
-            count = counts[b] = max(1, rays // (len(pools_with_pixels) * size))
-            drawn = torch.multinomial(pool.weight, count, replacement=True, generator=generator)
-            for name, values in fields.items():
-                values.append(getattr(pool, name)[drawn].flatten(0, 1))
-            frame.append(torch.full((count * size,), b, device=self.device))
-            group.append(drawn)
-        columns = {name: torch.cat(values) for name, values in fields.items()}
+        with_pixels = sum(1 for pool in pools if pool.camera.numel())
+        groups = []
+        for pool in pools:
+            count = max(1, rays // (with_pixels * pool.camera.shape[1])) if pool.camera.numel() else 0
+            drawn = torch.zeros(0, dtype=torch.long, device=self.device)
+            if count:
+                drawn = torch.multinomial(pool.weight, count, replacement=True, generator=generator)
+            groups.append(drawn)
+        return self.gather(pools, groups)
+
+    def gather(self, pools: list[Pool], groups: list[Int[Tensor, " groups"]]) -> PixelBatch:
+        """The rays of the given groups of each frame's pool."""
+        pairs = list(zip(pools, groups, strict=True))
+        columns = {
+            name: torch.cat([getattr(pool, name)[index].flatten(0, 1) for pool, index in pairs])
+            for name in ("camera", "direction", "colour", "label", "coloured", "person")
+        }
         columns |= {name: columns[name].long() for name in ("camera", "label", "person")}
         columns["colour"] = columns["colour"].float() / 255.0
+        sizes = [len(index) * pool.camera.shape[1] for pool, index in pairs]
+        frame = torch.cat([torch.full((size,), b, device=self.device) for b, size in enumerate(sizes)])
         return PixelBatch(
-            origin=self.centres[columns["camera"]], frame=torch.cat(frame), group=torch.cat(group), counts=counts,
-            by_person=any(pool.by_person for pool in pools), **columns,
+            origin=self.centres[columns["camera"]], frame=frame, group=torch.cat(groups),
+            counts=[len(index) for index in groups], by_person=any(pool.by_person for pool in pools), **columns,
         )  # fmt: skip
 
 

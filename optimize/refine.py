@@ -5,7 +5,6 @@ What is fitted when is the schedule's affair (`optimize.config`): in turn, as in
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -25,6 +24,7 @@ from optimize.avatars import Avatars, body_motion
 from optimize.checkpoint import Clock, fingerprint, load_checkpoint, save_avatar, save_checkpoint
 from optimize.config import RefineConfig, Stage
 from optimize.curvature import pose_directions
+from optimize.held_out import HeldOut
 from optimize.mask_people import owners_of_masks
 from optimize.perceptual import load_lpips
 from optimize.pixels import PixelSource
@@ -125,23 +125,20 @@ def run_stages(
     save: Callable[[Clock, torch.optim.Optimizer | None], None] | None = None,
 ) -> None:
     """Run the stages from `clock` on, in segments; `save` is called after each."""
-    left = _segments(config, clock or Clock())
-    optimiser = None
+    clock, optimiser = clock or Clock(), None
     with PoolsAhead(problem) as ahead:
-        for segment, following in itertools.zip_longest(left, left[1:]):
+        while left := _segments(config, clock):
+            segment, following = left[0], left[1] if len(left) > 1 else None
             stage = segment.stage
             if optimiser is None or segment.start == 0:
                 optimiser = _optimiser(problem, stage, config)
             if optimiser_state is not None:
                 optimiser.load_state_dict(optimiser_state)
                 optimiser_state = None
-            _run(problem, segment, following, ahead, optimiser, progress)
+            over = _run(problem, segment, following, ahead, optimiser, progress) or segment.stop == stage.iterations
+            clock = Clock(segment.index + 1, 0) if over else Clock(segment.index, segment.stop)
             if save is not None:
-                last = segment.stop == stage.iterations
-                save(
-                    Clock(segment.index + 1, 0) if last else Clock(segment.index, segment.stop),
-                    None if last else optimiser,
-                )
+                save(clock, None if over else optimiser)
 
 
 @dataclass(frozen=True)
@@ -268,8 +265,11 @@ def _run(
     ahead: PoolsAhead,
     optimiser: torch.optim.Optimizer,
     progress: Progress | None,
-) -> None:
-    """The iterations of a segment: a function of parameters, optimiser state and settings alone."""
+) -> bool:
+    """The iterations of a segment: a function of parameters, optimiser state and settings alone.
+
+    Returns whether it was too little use for its stage to go on.
+    """
     config, stage = problem.config, segment.stage
     generator = torch.Generator(device=problem.triple.device).manual_seed(segment.seed)
     rng = np.random.default_rng(segment.seed)
@@ -285,6 +285,10 @@ def _run(
     if following is not None:
         ahead.begin(following.stage, motion.joints.cpu().numpy(), following.seed)
     fixed = (parameters, motion) if stage.kind == "avatar" else None
+    held, before = None, 0.0
+    if config.least_gain > 0 and segment.stop < stage.iterations:
+        held = HeldOut.take(pools, segment.seed)
+        before = held.error(problem, stage)
     for iteration in range(segment.start, segment.stop):
         if stage.kind != "pose" and (iteration - segment.start) % SURFACES_EVERY == 0:
             problem.surfaces = problem.avatars.surfaces()
@@ -295,6 +299,7 @@ def _run(
         terms = step(problem, stage, optimiser, pools, frames, generator, fixed, iteration)
         if progress is not None:
             progress(segment.done + iteration + 1 - segment.start, config.iterations, stage.kind, terms)
+    return held is not None and held.error(problem, stage) > (1 - config.least_gain) * before
 
 
 @torch.no_grad()

@@ -1,8 +1,9 @@
-"""Pools of pixels: what they hold is what the images show, and drawing ahead changes nothing."""
+"""Pools of pixels: what they hold is what the images show, drawing ahead changes nothing, and what is held out is."""
 
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from importlib.resources import as_file, files
 from pathlib import Path
 
@@ -16,9 +17,10 @@ from avatarpose.io import read_npz
 from avatarpose.results import Bodies
 from avatarpose.sequence import Sequence
 from optimize.config import RefineConfig, Stage
-from optimize.pixels import BYTES_PER_PIXEL, FOREGROUND, UNKNOWN
+from optimize.held_out import HeldOut
+from optimize.pixels import BYTES_PER_PIXEL, FOREGROUND, UNKNOWN, note_disagreement
 from optimize.pools import PoolsAhead, draw_pools
-from optimize.refine import build_problem
+from optimize.refine import build_problem, run_stages
 from optimize.stages import Problem
 
 SHARP, SOFT = Stage("avatar", 10), Stage("joint", 10, blur=2.0)
@@ -108,3 +110,42 @@ def test_an_image_that_cannot_be_read_is_named_by_whoever_takes_the_pools(proble
         ahead.begin(SHARP, around(problem), seed=1)
         with pytest.raises(InputError, match=image.name):
             ahead.take(SHARP, around(problem), seed=1)
+
+
+def test_what_is_held_out_is_never_drawn(problem: Problem) -> None:
+    pools = draw_pools(problem, SHARP, around(problem), seed=1)
+    held = HeldOut.take(pools, seed=2)
+    assert held.frames == [0, 1, 2]
+    assert all(0 < len(index) <= 0.1 * len(pools[f].weight) for f, index in zip(held.frames, held.groups, strict=True))
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(5):
+        batch = problem.source.batch(list(pools.values()), 3000, generator)
+        for drawn, index in zip(batch.group.split(batch.counts), held.groups, strict=True):
+            assert not torch.isin(drawn, index).any()
+        note_disagreement(list(pools.values()), batch, torch.rand(len(batch.frame)))
+    assert all((pools[f].weight[index] == 0).all() for f, index in zip(held.frames, held.groups, strict=True))
+
+
+def test_the_error_of_held_out_pixels_is_one_number_and_grows_with_the_poses_error(problem: Problem) -> None:
+    problem.surfaces = problem.avatars.surfaces()
+    held = HeldOut.take(draw_pools(problem, SOFT, around(problem), seed=1), seed=2)
+    first, again = held.error(problem, SOFT), held.error(problem, SOFT)
+    assert first == again > 0
+    with torch.no_grad():
+        problem.poses.start_trans += torch.tensor([0.3, 0.0, 0.0])
+    assert held.error(problem, SOFT) > 1.02 * first
+
+
+@pytest.mark.parametrize(("rate", "gain", "segments"), [(0.0, 0.005, {1}), (1.0, 0.005, {2, 3}), (0.0, 0.0, {3})])
+def test_a_stage_ends_when_held_out_pixels_gain_nothing(
+    problem: Problem, rate: float, gain: float, segments: set[int]
+) -> None:
+    stages = (Stage("avatar", 12, learning_rate_scale=rate), Stage("avatar", 4))
+    config = replace(problem.config, stages=stages, rays=256, segment=4, least_gain=gain)
+    problem.config = config
+    done, clocks = [], []
+    run_stages(problem, config, lambda n, *_: done.append(n), save=lambda clock, _: clocks.append(clock))
+    first = done.index(13)
+    assert first // 4 in segments
+    assert done == [*range(1, first + 1), 13, 14, 15, 16]
+    assert clocks[-1].stage == 2 and [c.stage for c in clocks].count(0) == first // 4 - 1
