@@ -21,9 +21,7 @@ from __future__ import annotations
 import copy
 import platform
 import statistics
-import time
-from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from importlib.resources import as_file, files
 from typing import Literal
 
@@ -41,6 +39,7 @@ from avatarpose.results import Bodies, Joints3D
 from avatarpose.runlog import peak_memory
 from avatarpose.sequence import Sequence
 from benchmarks.least_work import Least, Machine, Work
+from benchmarks.timing import WARM_UPS, Part, leaf
 from optimize.avatars import BodyMotion, body_motion, posed_vertices, render_people
 from optimize.config import RefineConfig, Stage, preset
 from optimize.pixels import Pool, note_disagreement
@@ -66,7 +65,6 @@ from renderer.skinning import PosedPerson, world_normals
 Kind = Literal["joint", "collision", "avatar", "pose"]
 WHOLE = ("joint", "collision")
 """Steps that are timed as a whole only: avatars and poses at once, without and with the loss on overlaps."""
-WARM_UPS = 3
 COPIED = {"cpu": 2**24, "cuda": 2**28}
 """Numbers of the array that is copied: more than any cache holds."""
 SIDE = {"cpu": 768, "cuda": 8192}
@@ -89,54 +87,6 @@ class Settings:
     """Threads of torch and Warp on the CPU; 0: as many as torch takes."""
     repeats: int = 20
     """Timed repeats."""
-
-
-def clock(call: Callable[[], object], device: torch.device) -> float:
-    """Seconds of a call, with all that it started on the device."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    start = time.perf_counter()
-    call()
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter() - start
-
-
-@dataclass
-class Part:
-    """What is timed: a call, and the gradient of the tensors it returns by its inputs."""
-
-    call: Callable[[], object]
-    inputs: list[Tensor] = field(default_factory=list)
-    """Empty: nothing goes backward."""
-    ahead: list[float] = field(default_factory=list)
-    """Seconds forward, of every repeat."""
-    back: list[float] = field(default_factory=list)
-    peak: int = 0
-    """Bytes on a CUDA device beyond what was held before."""
-
-    def run(self, device: torch.device, keep: bool = True) -> None:
-        """Once forward and backward; `keep` is False to warm up."""
-        made, held = [], 0
-        if device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats(device)
-            held = torch.cuda.memory_allocated(device)
-        ahead, back = clock(lambda: made.append(self.call()), device), 0.0
-        if self.inputs:
-            answers = made[0] if isinstance(made[0], list) else made
-            made = [one for one in answers if one is not None and one.requires_grad]
-            ones = [torch.ones_like(one) for one in made]
-            back = clock(lambda: torch.autograd.grad(made, self.inputs, ones, allow_unused=True), device)
-        if device.type == "cuda":
-            self.peak = max(self.peak, torch.cuda.max_memory_allocated(device) - held)
-        if keep:
-            self.ahead.append(ahead)
-            self.back.append(back)
-
-
-def leaf(values: Tensor, learned: bool = True) -> Tensor:
-    """The same numbers on their own, as what takes a gradient."""
-    return values.detach().clone().requires_grad_(learned)
 
 
 class Bench:

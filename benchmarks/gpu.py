@@ -52,20 +52,11 @@ from avatarpose.results import Bodies
 from avatarpose.runlog import describe_device, package_versions
 from avatarpose.sequence import Sequence
 from benchmarks import duo, made_capture
-from benchmarks.floor import (
-    WARM_UPS,
-    Part,
-    describe,
-    embrace,
-    machine_of,
-    machine_parts,
-    report,
-    taken_apart,
-    true_bodies,
-)
+from benchmarks.floor import describe, embrace, machine_of, machine_parts, report, taken_apart, true_bodies
 from benchmarks.free_viewpoint import speed
 from benchmarks.hash_grid import PASSES, body_points
 from benchmarks.least_work import Least
+from benchmarks.timing import WARM_UPS, Part
 from optimize.avatars import Avatars
 from optimize.config import RefineConfig, preset
 from optimize.pictures import PeopleRenderer, load_avatars

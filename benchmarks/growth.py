@@ -35,7 +35,8 @@ from torch import Tensor
 from avatarpose.body import load_body
 from avatarpose.cameras import Cameras
 from avatarpose.runlog import peak_memory
-from benchmarks.floor import WARM_UPS, Bench, Part, last_stage
+from benchmarks.floor import Bench, last_stage
+from benchmarks.timing import WARM_UPS, Part
 from optimize.avatars import Avatars, body_motion, posed_vertices
 from optimize.config import RefineConfig, preset
 from optimize.pixels import SHARE_EDGE, SHARE_PEOPLE, PixelSource, Pool
