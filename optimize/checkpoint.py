@@ -1,8 +1,8 @@
 """Checkpoints of a refinement, and the avatars' own files.
 
-A checkpoint holds parameters, optimiser state, the stage clock and the joints that the next pools are drawn around. Random
-numbers and pools are drawn afresh from (seed, stage, segment) for every segment, so a run that was killed and one that
-was not see the same numbers.
+A checkpoint holds parameters, optimiser state, the stage clock and the joints that the next pools are drawn around.
+Random numbers and pools are drawn afresh from (seed, stage, segment) for every segment, so a run that was killed and
+one that was not see the same numbers.
 """
 
 from __future__ import annotations

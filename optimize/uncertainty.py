@@ -3,10 +3,12 @@
 Laplace's approximation (MacKay 2003, ch. 27) at the refined bodies, one person and frame at a time, the avatars fixed:
 with the matrices of `optimize.curvature` over the 75 parameters theta of a body,
 
-    variance of a joint x = dx/dtheta (A_evidence / scale^2 + A_prior)^-1 dx/dtheta^T
+    variance of a joint x = dx/dtheta (A_evidence / scale^2 + A_prior)^-1 dx/dtheta^T + misfit^2
 
-Neighbouring pixels err together, and avatars and shapes have errors of their own that no residual shows: one factor,
-`scale`, stands for both, fitted on captures that the project makes (`python -m benchmarks.uncertainty`).
+Neighbouring pixels err together, and avatars have errors of their own that no residual shows: one factor, `scale`,
+stands for both, fitted on captures that the project makes. On the same captures `misfit` was measured: how far joints
+of the body are off when it is fitted to all true joints, for people whose shapes it does not have. No picture tells
+that (`python -m benchmarks.uncertainty` prints both).
 """
 
 from __future__ import annotations
@@ -36,8 +38,10 @@ class UncertaintyConfig(CurvatureConfig):
 
     rays: int = 240
     """Rays per camera and frame; with few, a thin limb may be missed."""
-    scale: float = 6.3
+    scale: float = 4.6
     """How many times farther the evidence errs than its residuals say."""
+    misfit: float = 0.004
+    """Metres along an axis: spread of true joints about the places that the body has for them."""
     seed: int = 7
 
 
@@ -85,13 +89,13 @@ class Uncertainty:
 
 
 def standard_deviations(
-    evidence: Float[Tensor, "75 75"], steps: Steps, moved: Float[Tensor, "76 joints 3"], scale: float
+    evidence: Float[Tensor, "75 75"], steps: Steps, moved: Float[Tensor, "76 joints 3"], config: UncertaintyConfig
 ) -> Float[Tensor, "joints 3"]:
     """Of the points that `moved` has for the body and for each of its steps, metres, per world axis."""
-    A = evidence.double() / scale**2 + torch.diag(prior_information(evidence.device)).double()
+    A = evidence.double() / config.scale**2 + torch.diag(prior_information(evidence.device)).double()
     slope = ((moved[1:] - moved[:1]) / steps.size[:, None, None]).double()
     variance = torch.einsum("ajk,ab,bjk->jk", slope, torch.linalg.inv(A), slope)
-    return variance.clamp(min=0).sqrt().to(moved.dtype)
+    return (variance.clamp(min=0) + config.misfit**2).sqrt().to(moved.dtype)
 
 
 @torch.no_grad()
@@ -116,6 +120,6 @@ def joint_uncertainty(
     motion = body_motion(problem.body, problem.avatars, parameters, shape_moves=True)
     for p, f, evidence, steps in evidence_information(problem, parameters, motion, config, config.seed, progress):
         moved = torch.cat([steps.joints, steps.keypoints], dim=1)
-        found = standard_deviations(evidence, steps, moved, config.scale)
+        found = standard_deviations(evidence, steps, moved, config)
         joints[p, f], keypoints[p, f] = found.split((24, 17))
     return joints, keypoints

@@ -167,6 +167,14 @@ def test_pixels_tell_more_than_keypoints_and_cameras_more_than_one(body):
     assert fewer[:, :, [9, 10]].mean() > 1.3 * fewer[:, :, [11, 12]].mean()
 
 
+def test_what_no_picture_tells_is_added(body):
+    problem = problem_of(body, smpl_only=True)
+    _, with_it = joint_uncertainty(problem, problem.poses(), CONFIG)
+    _, without = joint_uncertainty(problem, problem.poses(), replace(CONFIG, misfit=0.0))
+    torch.testing.assert_close(with_it.square() - without.square(), torch.full_like(with_it, CONFIG.misfit**2))
+    assert with_it.min() > CONFIG.misfit > 0
+
+
 def test_same_numbers_twice_and_none_for_who_is_absent(body):
     problem = problem_of(body)
     problem.poses.valid[1, 0] = False
