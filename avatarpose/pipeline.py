@@ -225,6 +225,7 @@ class Pipeline:
             if trouble is not None:
                 raise InputError(f"the backend {backend} cannot be used on {self.device.type}", found=trouble)
             config = replace(config, field=replace(config.field, implementation=backend))
+        config = config.for_frames(len(self.sequence.frames))
         return config if self.settings.effort == 1.0 else config.scaled(self.settings.effort)
 
     def evaluate(self) -> dict[str, dict[str, float | None]] | None:

@@ -14,6 +14,7 @@ from avatarpose.errors import InputError
 from renderer.field import FieldConfig
 from renderer.sampling import SamplingConfig
 
+USUAL_FRAMES = 30
 StageKind = Literal["silhouette", "avatar", "pose", "joint"]
 OffsetKind = Literal["field", "constant", "fixed"]
 PosePriorKind = Literal["anatomical", "published"]
@@ -44,6 +45,8 @@ class Stage:
     frame_subset: int | None = None
     """Use only this many frames, those in which the people stand farthest apart; None: all."""
     learning_rate_scale: float = 1.0
+    time_spread: float = 0.0
+    """Seconds: standard deviation of the weights with which a step of a frame's pose moves its neighbours too."""
 
 
 @dataclass(frozen=True)
@@ -147,9 +150,12 @@ class RefineConfig:
     pool_pixels: int = 3000
     """Pixels drawn from every image for one segment (the iterations between two checkpoints)."""
     segment: int = 400
+    lengthening: float = 0.5
+    """Beyond 30 frames the iterations grow as this power of the frames' number: each frame is looked at less often, but
+    what its neighbours learn helps it."""
     least_gain: float = 0.005
-    """A segment that lowers the error of pixels it does not look at by a smaller share than this is the last of its
-    stage; 0: every stage runs to its end."""
+    """Where a segment lowers the error of pixels it does not look at by a smaller share than this, its stage goes on
+    with its last iterations, in which the rate falls to nothing; 0: every stage is run whole."""
     patch: int = 1
     """Side of square patches of rays in avatar stages (32 for LPIPS); 1: single rays."""
     field: FieldConfig = dataclasses.field(default_factory=FieldConfig)
@@ -171,6 +177,10 @@ class RefineConfig:
     def iterations(self) -> int:
         return sum(stage.iterations for stage in self.stages)
 
+    def for_frames(self, count: int) -> RefineConfig:
+        """The same schedule for a capture of `count` frames."""
+        return self.scaled(max(1.0, count / USUAL_FRAMES) ** self.lengthening)
+
     def scaled(self, effort: float) -> RefineConfig:
         """The same schedule with `effort` times the iterations (at least one a stage)."""
         stages = tuple(replace(s, iterations=max(1, round(s.iterations * effort))) for s in self.stages)
@@ -179,10 +189,15 @@ class RefineConfig:
 
 CPU_STAGES = (
     Stage("avatar", 200, blur=2.0, detail=0.0, surface_width=0.005),
-    Stage("joint", 450, blur=2.0, detail=0.0, surface_width=0.005, shape=True),
-    Stage("joint", 450, blur=1.0, detail=0.5, surface_width=0.004, shape=True, learning_rate_scale=0.8),
-    Stage("joint", 600, blur=0.5, surface_width=0.003, shape=True, learning_rate_scale=0.6, collision=True),
-)
+    Stage("joint", 450, blur=2.0, detail=0.0, surface_width=0.005, shape=True, time_spread=0.1),
+    Stage(
+        "joint", 450, blur=1.0, detail=0.5, surface_width=0.004, shape=True, learning_rate_scale=0.8, time_spread=0.1
+    ),
+    Stage(
+        "joint", 600, blur=0.5, surface_width=0.003, shape=True, learning_rate_scale=0.6, collision=True,
+        time_spread=0.05,
+    ),
+)  # fmt: skip
 
 IN_TURN_STAGES = (
     Stage("avatar", 300, blur=2.0, detail=0.0, surface_width=0.005),
@@ -260,6 +275,7 @@ def preset(name: PresetName) -> RefineConfig:
             ),
             pose_param="mlp",
             collision_every=1,
+            lengthening=0.0,
             least_gain=0.0,
         )
     raise ValueError(f"unknown preset {name!r}: expected cpu, gpu, in_turn or paper")

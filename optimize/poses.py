@@ -60,6 +60,32 @@ class PoseNetworks(nn.Module):
         return hidden
 
 
+OWN_SHARE = 0.5
+"""Of a frame's movement, what comes from its own steps alone; its neighbours' and its own steps share the rest."""
+
+
+def time_kernel(
+    present: Bool[Tensor, "people frames"], times: Float[Tensor, " frames"], seconds: float
+) -> Float[Tensor, "people frames offsets"]:
+    """Weights of the steps of each frame's neighbours (offsets -n to n) in its own movement; their sum is one.
+
+    Gaussian in time with a standard deviation of `seconds`, of frames in which the person is, and `OWN_SHARE` more for
+    the frame itself: what errs slowly is put right by every draw of a frame nearby, what errs fast by its own.
+    """
+    count = len(times)
+    if seconds <= 0 or count < 2:
+        return torch.ones(*present.shape, 1)
+    reach = min(count - 1, math.ceil(3 * seconds / float((times[1:] - times[:-1]).min())))
+    index = torch.arange(count)[:, None] + torch.arange(-reach, reach + 1)
+    inside = (index >= 0) & (index < count)
+    index = index.clamp(0, count - 1)
+    weight = torch.exp(-0.5 * ((times[index] - times[:, None]) / seconds).square()) * inside
+    weight = weight * present[:, index]
+    weight = (1 - OWN_SHARE) * weight / weight.sum(dim=-1, keepdim=True).clamp(min=1e-6)
+    weight[..., reach] += OWN_SHARE
+    return weight
+
+
 class PoseParameters(nn.Module):
     """Start values (buffers) and corrections (parameters) of every person's body in every frame."""
 
@@ -70,7 +96,9 @@ class PoseParameters(nn.Module):
         trans: Float[Tensor, "people frames 3"],
         valid: Bool[Tensor, "people frames"],
         pose_param: PoseParam,
+        times: Float[Tensor, " frames"] | None = None,
     ) -> None:
+        """`times`: of the frames, seconds; by default one apart."""
         super().__init__()
         people, frames = valid.shape
         self.register_buffer("start_betas", betas)
@@ -85,25 +113,52 @@ class PoseParameters(nn.Module):
         self.register_buffer("corrections", torch.zeros(people, frames, PARAMETERS))
         self.register_buffer("directions", torch.eye(PARAMETERS).repeat(people, frames, 1, 1))
         self.steps = nn.Parameter(torch.zeros(people, frames, PARAMETERS))
+        self.times = torch.arange(frames, dtype=torch.float32) if times is None else times.cpu()
+        self._spread(0.0)
         self.turns_joints = pose_param != "mlp"
         """Whether the angles have free corrections."""
         times = torch.linspace(-1.0, 1.0, frames) if frames > 1 else torch.zeros(1)
         self.networks = PoseNetworks(people, times) if pose_param != "direct" else None
 
     @torch.no_grad()
-    def set_directions(self, directions: Float[Tensor, "people frames 75 75"]) -> None:
-        """Optimise along other directions from here on: the columns of each matrix are what a unit step moves."""
-        self.corrections += (self.directions @ self.steps[..., None])[..., 0]
+    def set_directions(self, directions: Float[Tensor, "people frames 75 75"], time_spread: float = 0.0) -> None:
+        """Optimise along other directions from here on: the columns of each matrix are what a unit step moves.
+
+        `time_spread`: seconds over which a frame's steps move its neighbours too (`time_kernel`).
+        """
+        self.corrections += self._moved(None)
         self.steps.zero_()
         self.directions.copy_(directions)
         if not self.turns_joints:
             self.directions[..., 3:72, :] = 0.0
+        self._spread(time_spread)
+
+    def _spread(self, seconds: float) -> None:
+        self.time_spread = seconds
+        self._kernel = time_kernel(self.present, self.times, seconds)
+
+    def get_extra_state(self) -> dict[str, float]:
+        """Without it, stored steps would mean other poses."""
+        return {"time_spread": self.time_spread}
+
+    def set_extra_state(self, state: dict[str, float]) -> None:
+        self._spread(state["time_spread"])
+
+    def _moved(self, frames: list[int] | None) -> Float[Tensor, "people chosen 75"]:
+        """What the steps add to the corrections of the given frames, or of all."""
+        last = self.steps.shape[1] - 1
+        chosen = torch.arange(last + 1) if frames is None else torch.tensor(frames)
+        reach, device = self._kernel.shape[2] // 2, self.steps.device
+        near = (chosen[:, None] + torch.arange(-reach, reach + 1)).clamp(0, last).to(device)
+        weights = self._kernel[:, chosen, None].to(device)
+        steps = (weights @ self.steps[:, near])[..., 0, :]  # (P, B, 1, n) by (P, B, n, 75)
+        return (self.directions[:, chosen.to(device)] @ steps[..., None])[..., 0]
 
     def forward(self, frames: list[int] | None = None) -> BodyParameters:
         """The bodies in the given frames (in any order, also twice), or in all."""
-        chosen = slice(None) if frames is None or frames == list(range(self.steps.shape[1])) else frames
-        moved = (self.directions[:, chosen] @ self.steps[:, chosen, :, None])[..., 0]
-        correction = self.corrections[:, chosen] + moved
+        every = frames is None or frames == list(range(self.steps.shape[1]))
+        chosen = slice(None) if every else frames
+        correction = self.corrections[:, chosen] + self._moved(None if every else frames)
         start = self.start_poses[:, chosen]
         root = roma.rotvec_composition((correction[..., :3], start[..., :3]), normalize=False)
         body = start[..., 3:] + correction[..., 3:72]

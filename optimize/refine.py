@@ -38,6 +38,8 @@ from optimize.uncertainty import Uncertainty, UncertaintyConfig, joint_uncertain
 
 SURFACES_EVERY = 25
 """Iterations after which a moving surface is looked at again, to choose samples by it."""
+SETTLING = 0.3
+"""Share of a stage that is run in any case, however little its held-out pixels gain."""
 UNCERTAINTY = UncertaintyConfig()
 Progress = Callable[[int, int, str, dict[str, torch.Tensor]], None]
 """Called with iterations done, iterations in all, the stage's name and the weighted loss terms, which may still be
@@ -135,8 +137,10 @@ def run_stages(
             if optimiser_state is not None:
                 optimiser.load_state_dict(optimiser_state)
                 optimiser_state = None
-            over = _run(problem, segment, following, ahead, optimiser, progress) or segment.stop == stage.iterations
-            clock = Clock(segment.index + 1, 0) if over else Clock(segment.index, segment.stop)
+            idle = _run(problem, segment, following, ahead, optimiser, progress)
+            over = segment.stop == stage.iterations
+            stop = max(segment.stop, settling(stage)) if idle else segment.stop
+            clock = Clock(segment.index + 1, 0) if over else Clock(segment.index, stop)
             if save is not None:
                 save(clock, None if over else optimiser)
 
@@ -151,6 +155,11 @@ class Segment:
     stop: int
     done: int
     seed: int
+
+
+def settling(stage: Stage) -> int:
+    """Iteration from which on every stage runs to its end, its rate falling to nothing."""
+    return round((1 - SETTLING) * stage.iterations)
 
 
 def _segments(config: RefineConfig, clock: Clock) -> list[Segment]:
@@ -207,6 +216,7 @@ def build_problem(
         torch.as_tensor(bodies.trans, dtype=torch.float32),
         valid,
         config.pose_param,
+        torch.as_tensor(np.asarray(bodies.frames) / sequence.fps, dtype=torch.float32),
     ).to(device)
     poses.last_joints.copy_(torch.nan_to_num(torch.as_tensor(bodies.joints, dtype=torch.float32)))
     frames = np.asarray(bodies.frames)
@@ -268,7 +278,7 @@ def _run(
 ) -> bool:
     """The iterations of a segment: a function of parameters, optimiser state and settings alone.
 
-    Returns whether it was too little use for its stage to go on.
+    Returns whether it was too little use for its stage to go on as long.
     """
     config, stage = problem.config, segment.stage
     generator = torch.Generator(device=problem.triple.device).manual_seed(segment.seed)
@@ -281,12 +291,13 @@ def _run(
     pools = ahead.take(stage, problem.poses.last_joints.cpu().numpy(), segment.seed)
     problem.poses.last_joints.copy_(motion.joints)
     if segment.start == 0 and stage.kind != "avatar":
-        problem.poses.set_directions(pose_directions(problem, parameters, motion, segment.seed))
+        directions = pose_directions(problem, parameters, motion, segment.seed)
+        problem.poses.set_directions(directions, stage.time_spread)
     if following is not None:
         ahead.begin(following.stage, motion.joints.cpu().numpy(), following.seed)
     fixed = (parameters, motion) if stage.kind == "avatar" else None
     held, before = None, 0.0
-    if config.least_gain > 0 and segment.stop < stage.iterations:
+    if config.least_gain > 0 and segment.stop < settling(stage):
         held = HeldOut.take(pools, segment.seed)
         before = held.error(problem, stage)
     for iteration in range(segment.start, segment.stop):

@@ -23,7 +23,7 @@ class Trace:
     Attributes:
         run: fingerprint of the refinement.
         frames: (F,) frame numbers.
-        iterations: (S,) iterations of the schedule that were over; a stage that ended early counts whole.
+        iterations: (S,) iterations of the schedule that were over, those that a stage skipped among them.
         seconds: (S,) seconds of work until then, over all its processes.
         keypoints: (S, P, F, 17, 3) COCO-17 joints of the bodies, metres, world; NaN where a person is absent.
     """

@@ -9,7 +9,6 @@ import torch
 from avatarpose.register.priors import acceleration_cost
 from optimize import losses
 from optimize.pixels import blur_inside, edge_band
-from optimize.poses import PoseParameters
 from optimize.stages import Window
 
 
@@ -93,45 +92,6 @@ def test_missing_frames_carry_no_acceleration():
     assert losses.mean_acceleration(positions, torch.zeros(1, 3, dtype=torch.bool), 20.0).item() == 0.0
 
 
-def test_pose_parameters_start_at_the_start():
-    torch.manual_seed(1)
-    start = torch.randn(2, 4, 72) * 0.3
-    for param in ("mlp", "direct", "both"):
-        valid = torch.ones(2, 4, dtype=torch.bool)
-        poses = PoseParameters(torch.zeros(2, 10), start, torch.randn(2, 4, 3), valid, param)
-        now = poses()
-        assert torch.allclose(now.poses, start, atol=1e-3)
-        assert torch.allclose(now.trans, poses.start_trans)
-        now.poses.sum().backward()
-        assert poses.steps.grad[..., :3].abs().max() > 0
-
-
-def test_new_directions_keep_the_pose_and_turn_the_gradient():
-    torch.manual_seed(1)
-    valid = torch.ones(1, 2, dtype=torch.bool)
-    poses = PoseParameters(torch.zeros(1, 10), 0.3 * torch.randn(1, 2, 72), torch.zeros(1, 2, 3), valid, "direct")
-    with torch.no_grad():
-        poses.steps.copy_(0.1 * torch.randn(1, 2, 75))
-    before = poses()
-    directions = torch.randn(1, 2, 75, 75)
-    poses.set_directions(directions)
-    after = poses()
-    torch.testing.assert_close(after.poses, before.poses)
-    torch.testing.assert_close(after.trans, before.trans)
-    wanted = torch.randn(1, 2, 3)
-    (after.trans * wanted).sum().backward()
-    expected = (directions[..., 72:, :].transpose(-1, -2) @ wanted[..., None])[..., 0]
-    torch.testing.assert_close(poses.steps.grad, expected)
-
-
-def test_the_network_alone_turns_the_joints():
-    valid = torch.ones(1, 2, dtype=torch.bool)
-    poses = PoseParameters(torch.zeros(1, 10), torch.zeros(1, 2, 72), torch.zeros(1, 2, 3), valid, "mlp")
-    poses.set_directions(torch.ones(1, 2, 75, 75))
-    poses().poses[..., 3:].sum().backward()
-    assert poses.steps.grad.abs().max() == 0
-
-
 def test_a_long_capture_is_posed_around_the_drawn_frames():
     valid = torch.ones(2, 100, dtype=torch.bool)
     triple = torch.ones(2, 98, dtype=torch.bool)
@@ -151,18 +111,6 @@ def test_a_long_capture_is_posed_around_the_drawn_frames():
     parts = [Window.around(problem, frames) for frames in drawn]
     seen = sum(acceleration_cost(positions[:, part.frames], part.triple, 20.0, 40.0) for part in parts)
     torch.testing.assert_close(seen, whole)
-
-
-def test_chosen_frames_of_the_poses():
-    torch.manual_seed(1)
-    valid = torch.ones(2, 9, dtype=torch.bool)
-    for param in ("mlp", "direct"):
-        poses = PoseParameters(torch.zeros(2, 10), torch.randn(2, 9, 72), torch.randn(2, 9, 3), valid, param)
-        with torch.no_grad():
-            poses.steps.normal_()
-        every, some = poses(), poses([4, 3, 4])
-        torch.testing.assert_close(some.poses, every.poses[:, [4, 3, 4]])
-        torch.testing.assert_close(some.trans, every.trans[:, [4, 3, 4]])
 
 
 def test_edge_band_reaches_its_width_on_both_sides():

@@ -136,16 +136,17 @@ def test_the_error_of_held_out_pixels_is_one_number_and_grows_with_the_poses_err
     assert held.error(problem, SOFT) > 1.02 * first
 
 
-@pytest.mark.parametrize(("rate", "gain", "segments"), [(0.0, 0.005, {1}), (1.0, 0.005, {2, 3}), (0.0, 0.0, {3})])
-def test_a_stage_ends_when_held_out_pixels_gain_nothing(
-    problem: Problem, rate: float, gain: float, segments: set[int]
+@pytest.mark.parametrize(("rate", "gain", "skipped"), [(0.0, 0.005, {10}), (1.0, 0.005, {0, 2, 6}), (0.0, 0.0, {0})])
+def test_a_stage_is_cut_short_when_held_out_pixels_gain_nothing(
+    problem: Problem, rate: float, gain: float, skipped: set[int]
 ) -> None:
-    stages = (Stage("avatar", 12, learning_rate_scale=rate), Stage("avatar", 4))
+    """Of 20 iterations the last 6 are always made."""
+    stages = (Stage("avatar", 20, learning_rate_scale=rate), Stage("avatar", 4))
     config = replace(problem.config, stages=stages, rays=256, segment=4, least_gain=gain)
     problem.config = config
     done, clocks = [], []
     run_stages(problem, config, lambda n, *_: done.append(n), save=lambda clock, _: clocks.append(clock))
-    first = done.index(13)
-    assert first // 4 in segments
-    assert done == [*range(1, first + 1), 13, 14, 15, 16]
-    assert clocks[-1].stage == 2 and [c.stage for c in clocks].count(0) == first // 4 - 1
+    missing = sorted(set(range(1, 25)) - set(done))
+    assert len(missing) in skipped and len(done) == 24 - len(missing)
+    assert done[-10:] == list(range(15, 25))
+    assert clocks[-1].stage == 2

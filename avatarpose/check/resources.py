@@ -136,7 +136,7 @@ def needs(sequence: Sequence, people: int, machine: Machine, memory_limit: float
     first = frames * people * (_ESTIMATE_SECONDS["volumetric"] + _REGISTER_SECONDS) * machine.slowness
     found = []
     for name in ("cpu", "gpu", "paper"):
-        config = preset(name)
+        config = preset(name).for_frames(frames)
         size = config.rays / 1024 * max(people, 1) / 2
         by_size = (_FIXED + (1 - _FIXED) * size) * machine.slowness
         least = _LEAST_STEP_CUDA if machine.device == "cuda" else 0.0
