@@ -14,7 +14,7 @@ heatmap files. `known identities` is plain triangulation of the same detections,
 misplaced (taken, exchanged, merged, wild).
 
 Several weights, `--weights full=a.safetensors no_anchors=b.safetensors`, are run on the same samples and compared with
-the first. `--tune-polish` compares settings of the polish instead, on new scenes of the clips that were trained on.
+the first; `--rig SEQUENCE` puts everybody before that capture's cameras instead of random ones. `--tune-polish` compares settings of the polish instead, on new scenes of the clips that were trained on.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -42,11 +43,12 @@ from avatarpose.estimate.volumetric.estimator import FrameEstimator, _dimmed, pa
 from avatarpose.estimate.volumetric.evidence import Gaussians
 from avatarpose.estimate.volumetric.network import VolumetricNetwork, load_network
 from avatarpose.estimate.volumetric.polish import polish
+from avatarpose.sequence import Sequence
 from avatarpose.train.motion import load_motion
 from avatarpose.train.noise import Detections, NoiseConfig, detect, draw_scene, gaussians
 from avatarpose.train.noise_config import HIDDEN, OWN
 from avatarpose.train.people import PeopleConfig, make_people
-from avatarpose.train.rigs import RigConfig
+from avatarpose.train.rigs import RigConfig, Stage, rig_from, stage_of
 from avatarpose.train.samples import SampleConfig, SampleMaker
 from benchmarks.detector_noise import DATA, GROUPS
 from benchmarks.known_identity import triangulate
@@ -219,14 +221,18 @@ def differences_table(results: dict[int, dict[str, Errors]], names: list[str], m
     return table
 
 
-def compare(networks: dict[str, VolumetricNetwork], maker: SampleMaker, count: int, console: Console) -> None:
-    """Prints the figures of all networks, and their differences if there are several."""
+def compare(
+    networks: dict[str, VolumetricNetwork], maker: SampleMaker, count: int, console: Console, rig: Stage | None = None
+) -> None:
+    """Prints the figures of all networks, before random rigs or the given one, and their differences if there are
+    several."""
     progress = Console(stderr=True)
     for evidence, noise in EVIDENCE.items():
         results: dict[int, dict[str, Errors]] = {}
-        for views in VIEWS:
+        for views in VIEWS if rig is None else (len(rig.cameras),):
             config = replace(maker.config, noise=noise, rigs=RigConfig(cameras=(views, views)))
-            these = SampleMaker(maker.pool, maker.body, config, maker.seed)
+            given = None if rig is None else partial(rig_from, rig)
+            these = SampleMaker(maker.pool, maker.body, config, maker.seed, given)
             scenes, found = [], {}
             for scene in track(make_scenes(these, count), f"{views} views, {evidence}", count, console=progress):
                 scenes.append(scene)
@@ -322,6 +328,7 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=300, help="people for each number of views, two to a scene")
     parser.add_argument("--motion", type=Path, nargs="+", default=list(MOTION), help="files of motion clips")
     parser.add_argument("--seed", type=int, default=49)
+    parser.add_argument("--rig", type=Path, help="sequence whose cameras are taken, as `--finetune-rig` takes them")
     parser.add_argument("--tune-polish", action="store_true", help="compare settings of the polish, first weights only")
     arguments = parser.parse_args()
     networks, body = read_networks(arguments.weights), load_body()
@@ -339,7 +346,8 @@ def main() -> None:
         raise InputError("no held-out motion", file=arguments.motion[0], expected=f"clips called {HELD_OUT}")
     console.print(f"{len(held_out.clip_names)} held-out clips, {len(held_out)} poses; seed {arguments.seed}")
     samples = SampleConfig(people=IN_CONTACT, unknown_rows=0.0)
-    compare(networks, SampleMaker(held_out, body, samples, arguments.seed), count, console)
+    rig = stage_of(Sequence.open(arguments.rig)) if arguments.rig else None
+    compare(networks, SampleMaker(held_out, body, samples, arguments.seed), count, console, rig)
 
 
 if __name__ == "__main__":

@@ -298,6 +298,12 @@ def test_every_part_can_be_left_out(capture, body, truth, name):
     assert np.isfinite(refined.betas).all()
 
 
+def test_long_captures_get_more_iterations_and_the_published_schedule_none():
+    assert preset("cpu").for_frames(12).iterations == preset("cpu").for_frames(30).iterations == 1700
+    assert preset("cpu").for_frames(120).iterations == 3400
+    assert preset("paper").for_frames(1000) == preset("paper")
+
+
 def test_unknown_part_is_named():
     with pytest.raises(InputError, match="texture"):
         ablation("rgb,texture")
