@@ -14,7 +14,8 @@ heatmap files. `known identities` is plain triangulation of the same detections,
 misplaced (taken, exchanged, merged, wild).
 
 Several weights, `--weights full=a.safetensors no_anchors=b.safetensors`, are run on the same samples and compared with
-the first; `--rig SEQUENCE` puts everybody before that capture's cameras instead of random ones. `--tune-polish` compares settings of the polish instead, on new scenes of the clips that were trained on.
+the first; `--rig SEQUENCE` puts everybody before that capture's cameras instead of random ones. `--tune-polish`
+compares settings of the polish instead, on new scenes of the clips that were trained on.
 """
 
 from __future__ import annotations
