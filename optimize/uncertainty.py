@@ -38,7 +38,7 @@ class UncertaintyConfig(CurvatureConfig):
 
     rays: int = 240
     """Rays per camera and frame; with few, a thin limb may be missed."""
-    scale: float = 4.6
+    scale: float = 4.0
     """How many times farther the evidence errs than its residuals say."""
     misfit: float = 0.004
     """Metres along an axis: spread of true joints about the places that the body has for them."""
