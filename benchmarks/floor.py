@@ -98,6 +98,7 @@ class Bench:
         self.to_fields = stage.kind == "avatar"
         problem.avatars.set_surface_width(stage.surface_width)
         problem.surfaces = problem.avatars.surfaces()
+        problem.poses.set_directions(problem.poses.directions.clone(), stage.time_spread)
         self.optimiser = _optimiser(problem, stage, problem.config)
         for group in self.optimiser.param_groups:
             group["lr"] = 0.0

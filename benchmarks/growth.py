@@ -133,7 +133,8 @@ def made_up(capture: Capture, config: RefineConfig, device: torch.device) -> Pro
     body, betas = load_body(device=device), betas.to(device)
     cameras = ring(capture.views, radius + DISTANCE).to(device=device)
     valid = torch.ones(capture.people, capture.frames, dtype=torch.bool)
-    parameters = PoseParameters(betas, poses.to(device), trans.to(device), valid.to(device), config.pose_param)
+    times = torch.arange(valid.shape[1]) / FPS
+    parameters = PoseParameters(betas, poses.to(device), trans.to(device), valid.to(device), config.pose_param, times)
     with torch.no_grad():
         spread = betas[:, None].expand(-1, capture.frames, -1)
         keypoints = body.keypoints(spread, parameters.start_poses, parameters.start_trans)  # (P, F, 17, 3)
