@@ -154,8 +154,8 @@ class RefineConfig:
     """Beyond 30 frames the iterations grow as this power of the frames' number: each frame is looked at less often, but
     what its neighbours learn helps it."""
     least_gain: float = 0.005
-    """Where a segment lowers the error of pixels it does not look at by a smaller share than this, its stage goes on
-    with its last iterations, in which the rate falls to nothing; 0: every stage is run whole."""
+    """Where a segment lowers the error of pixels it does not look at by a smaller share than this in every frame, its
+    stage goes on with its last iterations, in which the rate falls to nothing; 0: every stage is run whole."""
     patch: int = 1
     """Side of square patches of rays in avatar stages (32 for LPIPS); 1: single rays."""
     field: FieldConfig = dataclasses.field(default_factory=FieldConfig)

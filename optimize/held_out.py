@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from optimize import losses
@@ -48,11 +48,12 @@ class HeldOut:
         return cls(chosen, frames, groups, seed)
 
     @torch.no_grad()
-    def error(self, problem: Problem, stage: Stage) -> float:
-        """Of colours and masks, in the proportion of pose stages; with the same random numbers every time."""
-        if not self.frames:
-            return 0.0
+    def error(self, problem: Problem, stage: Stage) -> Float[Tensor, " frames"]:
+        """Of each frame: colours and masks, in the proportion of pose stages; the same random numbers every time."""
         config, device = problem.config, problem.triple.device
+        found = torch.zeros(len(self.frames), device=device)
+        if not self.frames:
+            return found
         generator = torch.Generator(device=device).manual_seed(self.seed)
         batch = problem.source.gather(self.pools, self.groups)
         window = Window(list(range(problem.poses.valid.shape[1])), self.frames, problem.triple)
@@ -62,11 +63,16 @@ class HeldOut:
         rendering, _ = render_batch(
             problem, quiet, motion, batch, window, levels, generator, config.ablation.rgb, iteration=0
         )
-        error = torch.zeros((), device=device)
+        by_ray = torch.zeros(len(batch.frame), device=device)
         if config.ablation.rgb:
             compared = compare_colours(problem, rendering, batch, generator)
-            colour = losses.colour_loss(compared.shown, compared.target, batch.coloured, config.huber)
-            error = error + config.pose.rgb * colour
+            colour = losses.huber(compared.shown - compared.target, config.huber).mean(dim=-1)
+            by_ray += config.pose.rgb * colour * batch.coloured
         if config.ablation.mask:
-            error = error + config.pose.alpha * losses.alpha_cross_entropy(rendering.alpha, batch.label)
-        return float(error)
+            by_ray += config.pose.alpha * (rendering.alpha - (batch.label == 1).float()).square() * (batch.label != 2)
+        return found.index_add(0, batch.frame, by_ray) / torch.bincount(batch.frame, minlength=len(found))
+
+
+def stands_still(before: Float[Tensor, " frames"], after: Float[Tensor, " frames"], least_gain: float) -> bool:
+    """Whether no frame's error fell by that share. (A few frames that are still put right hardly show in a mean.)"""
+    return bool((after > (1 - least_gain) * before).all())

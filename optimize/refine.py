@@ -24,7 +24,7 @@ from optimize.avatars import Avatars, body_motion
 from optimize.checkpoint import Clock, fingerprint, load_checkpoint, save_avatar, save_checkpoint
 from optimize.config import RefineConfig, Stage
 from optimize.curvature import pose_directions
-from optimize.held_out import HeldOut
+from optimize.held_out import HeldOut, stands_still
 from optimize.mask_people import owners_of_masks
 from optimize.perceptual import load_lpips
 from optimize.pixels import PixelSource
@@ -296,7 +296,7 @@ def _run(
     if following is not None:
         ahead.begin(following.stage, motion.joints.cpu().numpy(), following.seed)
     fixed = (parameters, motion) if stage.kind == "avatar" else None
-    held, before = None, 0.0
+    held = before = None
     if config.least_gain > 0 and segment.stop < settling(stage):
         held = HeldOut.take(pools, segment.seed)
         before = held.error(problem, stage)
@@ -310,7 +310,7 @@ def _run(
         terms = step(problem, stage, optimiser, pools, frames, generator, fixed, iteration)
         if progress is not None:
             progress(segment.done + iteration + 1 - segment.start, config.iterations, stage.kind, terms)
-    return held is not None and held.error(problem, stage) > (1 - config.least_gain) * before
+    return held is not None and stands_still(before, held.error(problem, stage), config.least_gain)
 
 
 @torch.no_grad()
