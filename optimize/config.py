@@ -153,9 +153,10 @@ class RefineConfig:
     lengthening: float = 0.5
     """Beyond 30 frames the iterations grow as this power of the frames' number: each frame is looked at less often, but
     what its neighbours learn helps it."""
-    least_gain: float = 0.005
+    least_gain: float = 0.0
     """Where a segment lowers the error of pixels it does not look at by a smaller share than this in every frame, its
-    stage goes on with its last iterations, in which the rate falls to nothing; 0: every stage is run whole."""
+    stage goes on with its last iterations, in which the rate falls to nothing; 0: every stage is run whole (0.005 cut
+    off the recovery of a forearm: docs/decisions.md)."""
     patch: int = 1
     """Side of square patches of rays in avatar stages (32 for LPIPS); 1: single rays."""
     field: FieldConfig = dataclasses.field(default_factory=FieldConfig)
@@ -276,6 +277,5 @@ def preset(name: PresetName) -> RefineConfig:
             pose_param="mlp",
             collision_every=1,
             lengthening=0.0,
-            least_gain=0.0,
         )
     raise ValueError(f"unknown preset {name!r}: expected cpu, gpu, in_turn or paper")

@@ -158,7 +158,7 @@ def test_displaced_root_and_turned_forearm_come_back(data_folder, tmp_path, body
 
 def test_resume_after_a_kill_gives_the_same_numbers(capture, body, truth, tmp_path):
     stages = (Stage("silhouette", 6, shape=True), Stage("avatar", 6), Stage("pose", 6, collision=True))
-    config = replace(quick(stages), segment=3, rays=128, pool_pixels=200, least_gain=0.0)
+    config = replace(quick(stages), segment=3, rays=128, pool_pixels=200)
     other = tmp_path / "other"
     shutil.copytree(capture, other)
     sequence = Sequence.open(capture, frames=slice(0, 4))
