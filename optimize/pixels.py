@@ -197,11 +197,11 @@ class PixelSource:
         with_pixels = sum(1 for pool in pools if pool.camera.numel())
         groups = []
         for pool in pools:
-            count = max(1, rays // (with_pixels * pool.camera.shape[1])) if pool.camera.numel() else 0
-            drawn = torch.zeros(0, dtype=torch.long, device=self.device)
-            if count:
-                drawn = torch.multinomial(pool.weight, count, replacement=True, generator=generator)
-            groups.append(drawn)
+            if not pool.camera.numel():
+                groups.append(torch.zeros(0, dtype=torch.long, device=self.device))
+                continue
+            count = max(1, rays // (with_pixels * pool.camera.shape[1]))
+            groups.append(torch.multinomial(pool.weight, count, replacement=True, generator=generator))
         return self.gather(pools, groups)
 
     def gather(self, pools: list[Pool], groups: list[Int[Tensor, " groups"]]) -> PixelBatch:

@@ -126,7 +126,7 @@ class PoseParameters(nn.Module):
 
         `time_spread`: seconds over which a frame's steps move its neighbours too (`time_kernel`).
         """
-        self.corrections += self._moved(None)
+        self.corrections += self._moved(slice(None))
         self.steps.zero_()
         self.directions.copy_(directions)
         if not self.turns_joints:
@@ -144,21 +144,18 @@ class PoseParameters(nn.Module):
     def set_extra_state(self, state: dict[str, float]) -> None:
         self._spread(state["time_spread"])
 
-    def _moved(self, frames: list[int] | None) -> Float[Tensor, "people chosen 75"]:
-        """What the steps add to the corrections of the given frames, or of all."""
-        last = self.steps.shape[1] - 1
-        chosen = torch.arange(last + 1) if frames is None else torch.tensor(frames)
-        reach, device = self._kernel.shape[2] // 2, self.steps.device
-        near = (chosen[:, None] + torch.arange(-reach, reach + 1)).clamp(0, last).to(device)
+    def _moved(self, chosen: slice | list[int]) -> Float[Tensor, "people chosen 75"]:
+        """What the steps add to the corrections of the chosen frames."""
+        frames, reach, device = torch.arange(self.steps.shape[1]), self._kernel.shape[2] // 2, self.steps.device
+        near = (frames[chosen, None] + torch.arange(-reach, reach + 1)).clamp(0, len(frames) - 1).to(device)
         weights = self._kernel[:, chosen, None].to(device)
         steps = (weights @ self.steps[:, near])[..., 0, :]  # (P, B, 1, n) by (P, B, n, 75)
-        return (self.directions[:, chosen.to(device)] @ steps[..., None])[..., 0]
+        return (self.directions[:, chosen] @ steps[..., None])[..., 0]
 
     def forward(self, frames: list[int] | None = None) -> BodyParameters:
         """The bodies in the given frames (in any order, also twice), or in all."""
-        every = frames is None or frames == list(range(self.steps.shape[1]))
-        chosen = slice(None) if every else frames
-        correction = self.corrections[:, chosen] + self._moved(None if every else frames)
+        chosen = slice(None) if frames is None or frames == list(range(self.steps.shape[1])) else frames
+        correction = self.corrections[:, chosen] + self._moved(chosen)
         start = self.start_poses[:, chosen]
         root = roma.rotvec_composition((correction[..., :3], start[..., :3]), normalize=False)
         body = start[..., 3:] + correction[..., 3:72]

@@ -90,6 +90,11 @@ def agreement(distance: Float[np.ndarray, " *batch"], radius: float) -> Float[np
     return np.where(np.isnan(distance), 0.0, value)
 
 
+def biweight(distance: Float[np.ndarray, " *batch"], radius: float) -> Float[np.ndarray, " *batch"]:
+    """Tukey's biweight of a residual (Beaton and Tukey, 1974): no weight at the radius, beyond, or where unknown."""
+    return np.maximum(agreement(distance, radius), 0.0) ** 2
+
+
 def support(
     points: Float[np.ndarray, "people 17 3"], rays: FrameRays, radius: float | Float[np.ndarray, " people"]
 ) -> Float[np.ndarray, "people cameras rows"]:

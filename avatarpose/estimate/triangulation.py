@@ -8,7 +8,7 @@ from itertools import combinations
 import numpy as np
 from jaxtyping import Bool, Float
 
-from avatarpose.estimate.affinity import agreement, closest_points, nearness, point_ray_distance
+from avatarpose.estimate.affinity import agreement, biweight, closest_points, nearness, point_ray_distance
 
 _HYPOTHESIS_VIEWS = 12  # of many views, only the most confident form pairs: 66 pairs in place of 378 with 28 views
 _CHUNK = 2_000_000  # (joints x pairs x views) handled at once, to bound the memory
@@ -120,8 +120,8 @@ def refine(
 ) -> Triangulated:
     """Iteratively reweighted least squares from a start, outliers dropped per joint.
 
-    The weight of a view is its squared score over its depth, times Tukey's biweight of the ray's distance over `radius`
-    (Beaton and Tukey, 1974), whose outliers have no weight at all. Over the depth, because that lies between noise that
+    The weight of a view is its squared score over its depth, times Tukey's biweight of the ray's distance over
+    `radius`, whose outliers have no weight at all. Over the depth, because that lies between noise that
     is constant in pixels (over its square: pure reprojection) and noise that grows with the person in the image (not
     at all); real and imitated detections have each been seen to be either.
 
@@ -136,8 +136,7 @@ def refine(
     for _ in range(iterations):
         distance = point_ray_distance(points[:, None], origins, directions)
         depth = np.linalg.norm(points[:, None] - origins, axis=-1)
-        with np.errstate(invalid="ignore"):
-            robust = np.where(distance < radius, (1.0 - (distance / radius) ** 2) ** 2, 0.0)
+        robust = biweight(distance, radius)
         used = (scores > 0) & (robust > 0)
         weights = np.where(used, scores**2 * robust, 0.0) * nearness(depth, used)
         points, normal = solve(origins, directions, weights)

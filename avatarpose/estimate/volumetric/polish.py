@@ -17,7 +17,7 @@ import torch
 from jaxtyping import Float
 
 from avatarpose.cameras import Cameras
-from avatarpose.estimate.affinity import nearness, point_ray_distance
+from avatarpose.estimate.affinity import biweight, nearness, point_ray_distance
 from avatarpose.estimate.volumetric.config import PolishConfig
 from avatarpose.estimate.volumetric.evidence import Gaussians
 
@@ -45,7 +45,7 @@ def polish(
         rays = directions.transpose(2, 0, 1, 3)[None]  # (1, J, V, D, 3)
         away = point_ray_distance(at, origins[:, None], rays)  # (P, J, V, D)
         # Of a view's peaks, the one that draws most: a low one, of somebody else, does not stand before one's own.
-        draw = np.where(away < config.radius, (1 - (away / config.radius) ** 2) ** 2, 0.0) * square
+        draw = biweight(away, config.radius) * square
         best = draw.argmax(axis=-1)[..., None]
         weight = np.take_along_axis(draw, best, axis=-1)[..., 0] / config.ray_spread**2  # (P, J, V)
         direction = np.take_along_axis(np.broadcast_to(rays, (*away.shape, 3)), best[..., None], axis=3)[..., 0, :]
